@@ -1,0 +1,112 @@
+"""What the control API needs: the registry of links, and the ledger to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from brokerd.domain import (
+    AccountId,
+    Deal,
+    DealId,
+    Incarnation,
+    LinkId,
+    LinkSpec,
+    LinkStatus,
+    Source,
+    UserId,
+)
+from brokerd.queue.ports import QueuePosition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRecord:
+    """A registered link: what is wanted, what its owner last reported, where it waits.
+
+    `owner` and `epoch` are the lease's; `status` is None before a first report.
+    """
+
+    link_id: LinkId
+    spec: LinkSpec
+    generation: int
+    created_at: datetime
+    is_deleted: bool
+    status: LinkStatus | None
+    owner: Incarnation | None
+    owner_name: str | None
+    epoch: int
+    watermark: datetime | None
+    deals: int | None
+    not_before: datetime | None
+    queue: QueuePosition | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutResult:
+    """`is_new`: the link did not exist; `is_changed`: its generation rose."""
+
+    record: LinkRecord
+    is_new: bool
+    is_changed: bool
+
+
+class Registry(Protocol):
+    """The links as clients see them. Every method raises `StoreUnavailable` when Postgres is away."""
+
+    async def put(
+        self, link_id: LinkId, spec: LinkSpec, *, if_match: int | None, must_be_new: bool
+    ) -> PutResult:
+        """Create or replace a spec.
+
+        Raises `Conflict` (identity taken or changed, stale `if_match`, not new) and `QueueFull`.
+        """
+
+    async def get(self, link_id: LinkId) -> LinkRecord | None:
+        """Read one link; None when it never was or is gone."""
+
+    async def page(
+        self, *, user_id: UserId | None, after: LinkId | None, limit: int
+    ) -> Sequence[LinkRecord]:
+        """Read links in the order of their ids, starting behind `after`."""
+
+    async def delete(self, link_id: LinkId) -> bool:
+        """Ask the link to end; its ledger stays. False when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDeal:
+    """A deal as the ledger holds it."""
+
+    account_id: AccountId
+    link_id: LinkId
+    user_id: UserId
+    deal: Deal
+    revision: int
+    source: Source
+    committed_at: datetime
+    removed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealQuery:
+    """Which deals to read: exactly one of `link_id` and `user_id`; `start` inclusive, `end` exclusive.
+
+    `kind` is `trade`, `cash` or None; `after` is the (time, deal_id, account_id) of the last deal seen.
+    """
+
+    link_id: LinkId | None
+    user_id: UserId | None
+    symbol: str | None
+    kind: str | None
+    start: datetime | None
+    end: datetime | None
+    is_newest_first: bool
+    limit: int
+    after: tuple[datetime, DealId, AccountId] | None
+
+
+class DealReader(Protocol):
+    """The ledger, read only. Removed deals are left out. Raises `StoreUnavailable`."""
+
+    async def deals(self, query: DealQuery) -> Sequence[StoredDeal]:
+        """Read one keyset page."""

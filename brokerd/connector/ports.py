@@ -1,0 +1,198 @@
+"""What one link needs from the world: MetaApi over REST, MetaApi's stream, the ledger, a status sink."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from brokerd.domain import (
+    AccountId,
+    Backoff,
+    Deal,
+    DealId,
+    Fence,
+    LinkStatus,
+    LinkWrite,
+    MetaApiRef,
+    Platform,
+    Totals,
+    WriteOutcome,
+)
+
+PAGE_LIMIT = 1000
+"""The most deals one history page may hold (metaapi.md 7)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteAccount:
+    """A MetaApi account as its provisioning service shows it (metaapi.md 2.4, 2.5).
+
+    `state` and `connection_status` are kept as sent: unknown values must not break us.
+    """
+
+    account_id: str
+    state: str
+    connection_status: str
+    platform: Platform
+    login: str
+    server: str
+    region: str
+    reliability: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountInformation:
+    """The trading account as its terminal shows it (metaapi.md 6.4)."""
+
+    platform: Platform
+    login: str
+    server: str
+    currency: str
+    balance: Decimal
+    credit: Decimal
+    margin_mode: str | None
+    trade_mode: str | None
+    currency_digits: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealsPage:
+    """One page of history. `is_synchronizing`: MetaApi says the answer may be incomplete."""
+
+    deals: tuple[Deal, ...]
+    is_synchronizing: bool
+
+
+class RestPort(Protocol):
+    """MetaApi's request and answer side.
+
+    Every method raises `Transient` (try again) or `Rejected` (do not), never anything else.
+    """
+
+    async def account(self, remote: MetaApiRef) -> RemoteAccount:
+        """Read the account's deployment state."""
+
+    async def account_information(self, remote: MetaApiRef) -> AccountInformation:
+        """Read who is connected and the account's balance and credit now."""
+
+    async def deals(
+        self, remote: MetaApiRef, *, start: datetime, end: datetime, offset: int
+    ) -> DealsPage:
+        """Read one page of the deals with start <= time < end, at most `PAGE_LIMIT` of them."""
+
+    async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
+        """Read the deals the broker holds under one ticket; none when it knows none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """A terminal of the account answered on this session; a synchronization will follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synchronized:
+    """The stream finished replaying history of its current synchronization."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """The terminal left, or was silent for longer than the transport's own limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerStatus:
+    """The terminal's heartbeat: whether it is logged in at its broker."""
+
+    is_connected: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealSeen:
+    """One deal from the stream: a hint, inserted if new, never a revision."""
+
+    deal: Deal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Something the stream carried did not reach us (overflow, unreadable deal): pull now."""
+
+    reason: str
+
+
+StreamEvent = Connected | Synchronized | Disconnected | BrokerStatus | DealSeen | Gap
+
+
+class Session(Protocol):
+    """One open connection of a link."""
+
+    async def receive(self) -> Sequence[StreamEvent]:
+        """Wait for at least one event, then return all that wait, in order.
+
+        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair.
+        """
+
+    def acknowledge(self, through: datetime) -> None:
+        """Note that the ledger is durable through that time; resynchronizations start there."""
+
+    async def close(self) -> None:
+        """Leave in bounded time; never raises. The link may be opened again after it returned."""
+
+
+class StreamPort(Protocol):
+    """MetaApi's stream. With `Session` these are the only four verbs."""
+
+    async def open(
+        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+    ) -> Session:
+        """Open the session; returns before its terminal answered.
+
+        `synced_through` is the durable watermark; the adapter subtracts its own overlap. Waits for
+        its turn under the admission rate. Raises `Transient` or `Rejected`. When cancelled it
+        leaves nothing open.
+        """
+
+
+class Ledger(Protocol):
+    """Where deals go, and what the ledger says of them.
+
+    All methods raise `Fenced` when the lease is no longer ours, `StoreUnavailable` when Postgres
+    stayed away longer than the writer may wait.
+    """
+
+    async def write(self, write: LinkWrite) -> WriteOutcome:
+        """Commit deals and removals; returns only when they are durable. May wait: back-pressure."""
+
+    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+        """Record that [start, end) was pulled whole, and move the watermark to `end`.
+
+        `start` must not lie after the watermark (or be the first window).
+        """
+
+    async def watermark(self, account_id: AccountId) -> datetime | None:
+        """Return the time through which the ledger is complete; None before the first window."""
+
+    async def deal_times(
+        self, account_id: AccountId, *, start: datetime, end: datetime
+    ) -> Mapping[DealId, datetime]:
+        """Return the deals the ledger holds (not removed) with start <= time < end."""
+
+    async def totals(self, account_id: AccountId) -> Totals:
+        """Return the ledger's sums over all deals of the account that are not removed."""
+
+
+class LeaseHandle(Protocol):
+    """A link's way to speak of itself. Raises `Fenced` when the lease is no longer ours."""
+
+    async def report(self, fence: Fence, status: LinkStatus) -> None:
+        """Store the link's status, and the transition when its phase changed."""
+
+    async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
+        """Give the slot back; the link may be claimed again after the delay."""
+
+    async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
+        """Store the backoff while the lease is kept."""
+
+    async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
+        """Store the account's modes at the first connect; afterwards say whether they are the same."""

@@ -1,0 +1,302 @@
+"""The values brokerd talks about: frozen, free of I/O, the same in every layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import NewType
+
+AccountId = NewType("AccountId", int)
+"""The registry's own number of an account; the ledger's rows hang on it."""
+LinkId = NewType("LinkId", str)
+"""The id a client chose for a link."""
+UserId = NewType("UserId", str)
+DealId = NewType("DealId", str)
+"""The broker's deal ticket; for MT4 with the entry type appended (metaapi.md 6.1)."""
+Incarnation = NewType("Incarnation", int)
+"""One start of one process; rises with every start of any node."""
+
+MAX_ID_LENGTH = 128
+
+
+class Platform(StrEnum):
+    """The MetaTrader generation of an account."""
+
+    MT4 = "mt4"
+    MT5 = "mt5"
+
+
+class Desired(StrEnum):
+    """What the client wants of a link; it never changes by itself."""
+
+    LIVE = "live"  # holds a slot
+    PAUSED = "paused"  # session closed, slot freed, the MetaApi account stays deployed
+
+
+class Priority(StrEnum):
+    """How long a link is prepared to wait for a slot; the seconds are configuration."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Phase(StrEnum):
+    """Where a link is in its life (reference: docs/architecture.md)."""
+
+    QUEUED = "queued"  # wanted, owned by nobody
+    CLAIMED = "claimed"  # a slot and a lease, nothing opened yet
+    CONNECTING = "connecting"  # preflight and opening the session
+    VERIFYING = "verifying"  # comparing who answered with who was registered
+    SYNCING = "syncing"  # pulling history, stream deals wait
+    LIVE = "live"  # watermark reached the start of the pull that closed the sync
+    BACKOFF = "backoff"  # lost; waits for its next attempt
+    BLOCKED = "blocked"  # refused for a reason outside the link; probed rarely
+    QUARANTINED = "quarantined"  # evidence kept, nothing written; an operator must act
+    DRAINING = "draining"  # closing in order
+    PAUSED = "paused"  # not wanted live
+    DELETING = "deleting"  # DELETE was asked, the owner still drains
+
+
+class UserAction(StrEnum):
+    """What a human must do before the link can go on."""
+
+    NONE = "none"
+    DEPLOY_ACCOUNT = "deploy_account"
+    FIX_TOKEN = "fix_token"
+    FIX_IDENTITY = "fix_identity"
+    CONTACT_OPERATOR = "contact_operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which MetaTrader account a link is for; immutable once registered."""
+
+    platform: Platform
+    login: str
+    server: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaApiRef:
+    """Where MetaApi keeps the account: the name of a configured token, its id there, its region."""
+
+    token: str
+    account_id: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpec:
+    """What a client asks for. `sync_from` bounds the history; None takes all of it."""
+
+    user_id: UserId
+    desired: Desired
+    priority: Priority
+    metaapi: MetaApiRef
+    identity: Identity
+    sync_from: datetime | None = None
+    max_staleness_seconds: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Book(StrEnum):
+    """Which of the account's two sums a deal moves."""
+
+    BALANCE = "balance"
+    CREDIT = "credit"
+    UNMAPPED = "unmapped"  # makes the balance proof Unknown, never wrong
+
+
+_BALANCE_TYPES = frozenset(
+    {
+        "DEAL_TYPE_BUY",
+        "DEAL_TYPE_SELL",
+        "DEAL_TYPE_BALANCE",
+        "DEAL_TYPE_CHARGE",
+        "DEAL_TYPE_CORRECTION",
+        "DEAL_TYPE_COMMISSION",
+        "DEAL_TYPE_COMMISSION_DAILY",
+        "DEAL_TYPE_COMMISSION_MONTHLY",
+        "DEAL_TYPE_COMMISSION_AGENT_DAILY",
+        "DEAL_TYPE_COMMISSION_AGENT_MONTHLY",
+        "DEAL_TYPE_INTEREST",
+        "DEAL_TYPE_BUY_CANCELED",
+        "DEAL_TYPE_SELL_CANCELED",
+        "DEAL_DIVIDEND",
+        "DEAL_DIVIDEND_FRANKED",
+        "DEAL_TAX",
+    }
+)
+_TRADE_TYPES = frozenset({"DEAL_TYPE_BUY", "DEAL_TYPE_SELL"})
+
+
+def book_of(deal_type: str) -> Book:
+    """Say which sum a deal type moves.
+
+    Types as in metaapi.md 6.1. DEAL_TYPE_BONUS is left unmapped on purpose: brokers book bonuses
+    into either sum, and no source settles it.
+    """
+    if deal_type in _BALANCE_TYPES:
+        return Book.BALANCE
+    return Book.CREDIT if deal_type == "DEAL_TYPE_CREDIT" else Book.UNMAPPED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """MetaTrader's execution or cash record, as the broker keeps it.
+
+    Money, volume and price are quantised by `connector.wire` (the rule is written there);
+    `broker_time` is the broker's own clock as text; `raw` is the record as received, JSON text.
+    """
+
+    deal_id: DealId
+    type: str
+    entry: str | None
+    symbol: str | None
+    volume: Decimal | None
+    price: Decimal | None
+    time: datetime
+    broker_time: str
+    profit: Decimal
+    commission: Decimal
+    swap: Decimal
+    order_id: str | None
+    position_id: str | None
+    raw: str = field(repr=False, compare=False)
+
+    @property
+    def amount(self) -> Decimal:
+        """Return what the deal adds to its book."""
+        return self.profit + self.commission + self.swap
+
+    @property
+    def book(self) -> Book:
+        """Return the sum this deal moves."""
+        return book_of(self.type)
+
+    @property
+    def is_trade(self) -> bool:
+        """Say whether the deal is a fill; everything else is cash."""
+        return self.type in _TRADE_TYPES
+
+
+class Source(StrEnum):
+    """How a deal reached us. Only a pull may revise or remove."""
+
+    STREAM = "stream"
+    PULL = "pull"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """The right to write for one account: owner and epoch must still be the lease's."""
+
+    account_id: AccountId
+    incarnation: Incarnation
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Where a link stands in its backoff; stored, so that a restart does not forget it.
+
+    `bound_seconds` is the upper edge of the last jittered wait, 0 before the first failure.
+    """
+
+    attempt: int = 0
+    bound_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A lease just taken (or a spec just changed) with all that its owner needs to run the link."""
+
+    fence: Fence
+    link_id: LinkId
+    spec: LinkSpec
+    generation: int
+    is_deleted: bool = False
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Proof(StrEnum):
+    """What the last balance proof said."""
+
+    UNKNOWN = "unknown"
+    PROVEN = "proven"
+    MISMATCH = "mismatch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStatus:
+    """What a link's owner reports of it; `since` is when `phase` began."""
+
+    phase: Phase
+    reason: str
+    message: str
+    observed_generation: int
+    since: datetime
+    next_attempt_at: datetime | None = None
+    attempt: int = 0
+    user_action: UserAction = UserAction.NONE
+    proof: Proof = Proof.UNKNOWN
+    proof_detail: str = ""
+    proven_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkWrite:
+    """Deals and removals of one link for one fenced write.
+
+    `fetched_at` is when the pull that brought them began (our clock); None marks the stream,
+    which may insert but never revise. Removals name deals that a pull proved gone.
+    """
+
+    fence: Fence
+    link_id: LinkId
+    user_id: UserId
+    source: Source
+    deals: tuple[Deal, ...]
+    removals: tuple[DealId, ...] = ()
+    fetched_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOutcome:
+    """What one `LinkWrite` did; what is in none of the three was already there, unchanged."""
+
+    inserted: frozenset[DealId]
+    revised: frozenset[DealId]
+    removed: frozenset[DealId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The ledger's sums of one account over all its deals that are not removed."""
+
+    deals: int
+    balance: Decimal
+    credit: Decimal
+    unmapped_types: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a window of the ledger holds; `content_hash` does not depend on the order of its deals."""
+
+    count: int
+    content_hash: int
+    balance: Decimal
+    credit: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A closed span of history, `start` inclusive, `end` exclusive, with its receipt."""
+
+    start: datetime
+    end: datetime
+    receipt: Receipt

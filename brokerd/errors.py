@@ -1,0 +1,187 @@
+"""Every failure brokerd raises on purpose, in one tree; the branch tells the caller what to do.
+
+BrokerdError
+├── Transient             try again later; backoff or the hint decides when
+│   ├── LinkLost              the session ended or went silent
+│   ├── TimedOut              a bounded wait passed its deadline
+│   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
+│   ├── Synchronizing         MetaApi's own history copy is not complete yet
+│   ├── Throttled             429; carries the wait
+│   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
+│   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
+│   ├── Incomplete            the broker's answer contradicts what the ledger proves
+│   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
+├── Rejected              retrying the same thing cannot help
+│   ├── Unauthorized          401: the API token is bad
+│   ├── Forbidden             403
+│   ├── NotFound              404
+│   ├── InvalidRequest        400 and every other refused 4xx
+│   ├── NotDeployed           the MetaApi account is not deployed
+│   ├── IdentityMismatch      the account behind the id is not the one registered
+│   ├── Conflict              the registry refuses: identity taken, immutable or stale version
+│   ├── QueueFull             queue.max_length is reached
+│   ├── ConfigInvalid         configuration or schema unusable: exit code 78
+│   └── BadDeal               a deal that cannot be stored as it stands
+└── Fenced                someone else owns it: stop, write nothing, not even a status
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class BrokerdError(Exception):
+    """Base of everything raised on purpose; `code` is stable and shown by API, logs and metrics."""
+
+    code: ClassVar[str] = "internal"
+
+
+class Transient(BrokerdError):
+    """A failure that time may cure."""
+
+    code = "transient"
+
+
+class LinkLost(Transient):
+    """The session ended or went silent."""
+
+    code = "link_lost"
+
+
+class TimedOut(Transient):
+    """A bounded wait passed its deadline."""
+
+    code = "timed_out"
+
+
+class NotConnected(Transient):
+    """MetaApi answers, but the account's terminal is not connected to its broker."""
+
+    code = "not_connected"
+
+
+class Synchronizing(Transient):
+    """MetaApi says that its history copy is incomplete; the watermark must not move."""
+
+    code = "synchronizing"
+
+
+class Throttled(Transient):
+    """MetaApi answered 429.
+
+    `retry_after_seconds` is already floored to one second; `scope` names what was exhausted
+    (`account`, `server`, `user` or `unknown`).
+    """
+
+    code = "throttled"
+
+    def __init__(self, message: str, *, retry_after_seconds: float, scope: str = "unknown") -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.scope = scope
+
+
+class RemoteUnavailable(Transient):
+    """The request did not reach MetaApi, or MetaApi failed on its side.
+
+    `retry_after_seconds` is the server's hint where it gave one.
+    """
+
+    code = "remote_unavailable"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class MalformedAnswer(Transient):
+    """MetaApi sent something we cannot read; it is retried and never taken for an empty answer."""
+
+    code = "malformed_answer"
+
+
+class Incomplete(Transient):
+    """The broker's answer lacks deals that the ledger holds and the balance still proves."""
+
+    code = "incomplete"
+
+
+class StoreUnavailable(Transient):
+    """Postgres did not take the work; nothing was acknowledged."""
+
+    code = "store_unavailable"
+
+
+class Rejected(BrokerdError):
+    """A refusal that repeating cannot change."""
+
+    code = "rejected"
+
+
+class Unauthorized(Rejected):
+    """The API token is missing, revoked or wrong (401)."""
+
+    code = "unauthorized"
+
+
+class Forbidden(Rejected):
+    """The token may not do this, or the MetaApi balance is exhausted (403)."""
+
+    code = "forbidden"
+
+
+class NotFound(Rejected):
+    """There is no such thing (404)."""
+
+    code = "not_found"
+
+
+class InvalidRequest(Rejected):
+    """The other side refuses the request itself (400 and the remaining 4xx)."""
+
+    code = "invalid_request"
+
+
+class NotDeployed(Rejected):
+    """The MetaApi account exists but is not deployed; someone must deploy it."""
+
+    code = "not_deployed"
+
+
+class IdentityMismatch(Rejected):
+    """The account behind the id is not the one that was registered; nothing may be written."""
+
+    code = "identity_mismatch"
+
+
+class Conflict(Rejected):
+    """The registry refuses the change: identity taken, identity immutable, or a stale version."""
+
+    code = "conflict"
+
+
+class QueueFull(Rejected):
+    """As many links wait as `queue.max_length` allows."""
+
+    code = "queue_full"
+
+
+class BadDeal(Rejected):
+    """A deal cannot be stored as it stands; the message says which field and why."""
+
+    code = "bad_deal"
+
+
+class ConfigInvalid(Rejected):
+    """The configuration or the database schema cannot be used; `problems` lists every reason."""
+
+    code = "config_invalid"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class Fenced(BrokerdError):
+    """Another process owns this now: stop, write nothing, not even a status."""
+
+    code = "fenced"

@@ -1,0 +1,24 @@
+"""What the pool needs beside the queue: this node's own row."""
+
+from typing import Protocol
+
+from brokerd.domain import Incarnation
+
+
+class Nodes(Protocol):
+    """The fleet's register of process starts.
+
+    Every method raises `StoreUnavailable` when Postgres is away.
+    """
+
+    async def register(self, name: str, *, max_links: int) -> Incarnation:
+        """Open a new incarnation; closes older ones of the same name and frees their leases."""
+
+    async def heartbeat(self, incarnation: Incarnation) -> None:
+        """Note by the database's clock that we live. Raises `Fenced` when we were closed."""
+
+    async def bury(self, incarnation: Incarnation, *, silent_seconds: float) -> int:
+        """Close other incarnations silent for longer than that, free their leases, count them."""
+
+    async def retire(self, incarnation: Incarnation) -> None:
+        """Close our own incarnation and free whatever lease it still holds."""

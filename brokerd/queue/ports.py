@@ -1,0 +1,46 @@
+"""What the pool needs of the queue: take, watch and count waiting links."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from brokerd.domain import AccountId, Claim, Incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """How many links wait: `ready` may be claimed now, `in_backoff` not before their time."""
+
+    ready: int
+    in_backoff: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePosition:
+    """Where a link stands: `position` 1 is next; `waiting_seconds` since it was queued."""
+
+    position: int
+    waiting_seconds: float
+
+
+class Queue(Protocol):
+    """The rows that are wanted and unowned, earliest deadline first.
+
+    Every method raises `StoreUnavailable` when Postgres is away.
+    """
+
+    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+        """Take up to `limit` waiting links, earliest deadline first; each claim raises the epoch.
+
+        Raises `Fenced` when this incarnation was closed.
+        """
+
+    async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return the links we own whose spec is newer than the generation their owner reported."""
+
+    async def depth(self) -> QueueDepth:
+        """Count what waits."""
+
+    async def position(self, account_id: AccountId) -> QueuePosition | None:
+        """Say where a link stands; None when it does not wait."""

@@ -1,0 +1,204 @@
+"""The tables of schema `brokerd`; migrations create them, adapters speak through them."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+SCHEMA = "brokerd"
+DEAL_PARTITIONS = 16
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+MONEY = sa.Numeric(28, 8)
+"""Room for 20 digits before the point; eight after it is what `connector.wire` quantises to."""
+MOMENT = sa.TIMESTAMP(timezone=True)
+
+
+class XID8(sa.types.UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id; read as text."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Name the type in DDL."""
+        return "xid8"
+
+
+_NOW = sa.text("clock_timestamp()")
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("link_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("platform", sa.Text, nullable=False),
+    sa.Column("login", sa.Text, nullable=False),
+    sa.Column("server", sa.Text, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("margin_mode", sa.Text),  # as the first connect saw it
+    sa.Column("trade_mode", sa.Text),  # demo, contest or real, likewise
+    sa.Column("token", sa.Text, nullable=False),  # a configured name, never the secret
+    sa.Column("metaapi_account_id", sa.Text, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("desired", sa.Text, nullable=False),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("sync_from", MOMENT),
+    sa.Column("max_staleness_seconds", sa.Integer),
+    sa.Column("labels", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("created_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("updated_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("deleted_at", MOMENT),
+    sa.UniqueConstraint("platform", "server", "login", name="accounts_identity_key"),
+    sa.Index(
+        "accounts_link_id_key",
+        "link_id",
+        unique=True,
+        postgresql_where=sa.text("deleted_at IS NULL"),
+    ),
+    sa.Index("accounts_link_id_any", "link_id"),  # a deleted link's ledger stays readable
+    sa.Index("accounts_user_id", "user_id", "link_id"),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("owner", sa.BigInteger),  # an incarnation; null and wanted = queued
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("is_wanted", sa.Boolean, nullable=False),
+    sa.Column("deadline", MOMENT, nullable=False),
+    sa.Column("queued_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("not_before", MOMENT),  # set = in backoff, outside the claim index
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("backoff_bound", sa.Double, nullable=False, server_default="0"),
+    sa.Index(
+        "leases_queue",
+        "deadline",
+        "account_id",
+        postgresql_where=sa.text("owner IS NULL AND is_wanted AND not_before IS NULL"),
+    ),
+    sa.Index("leases_not_before", "not_before", postgresql_where=sa.text("not_before IS NOT NULL")),
+    sa.Index("leases_owner", "owner", postgresql_where=sa.text("owner IS NOT NULL")),
+)
+
+links = sa.Table(
+    "links",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("observed_generation", sa.BigInteger, nullable=False),
+    sa.Column("since", MOMENT, nullable=False),
+    sa.Column("next_attempt_at", MOMENT),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("user_action", sa.Text, nullable=False, server_default="none"),
+    sa.Column("proof", sa.Text, nullable=False, server_default="unknown"),
+    sa.Column("proof_detail", sa.Text, nullable=False, server_default=""),
+    sa.Column("proven_at", MOMENT),
+)
+
+link_transitions = sa.Table(
+    "link_transitions",
+    metadata,
+    sa.Column("transition_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("link_transitions_account", "account_id", "at"),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("incarnation", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("max_links", sa.Integer, nullable=False),
+    sa.Column("started_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("heartbeat_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("closed_at", MOMENT),  # set = this incarnation may never write again
+    sa.Index("nodes_open", "name", postgresql_where=sa.text("closed_at IS NULL")),
+)
+
+deals = sa.Table(
+    "deals",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("deal_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("entry", sa.Text),
+    sa.Column("symbol", sa.Text),
+    sa.Column("volume", MONEY),
+    sa.Column("price", MONEY),
+    sa.Column("time", MOMENT, nullable=False),
+    sa.Column("broker_time", sa.Text, nullable=False),
+    sa.Column("profit", MONEY, nullable=False),
+    sa.Column("commission", MONEY, nullable=False),
+    sa.Column("swap", MONEY, nullable=False),
+    sa.Column("order_id", sa.Text),
+    sa.Column("position_id", sa.Text),
+    sa.Column("book", sa.Text, nullable=False),
+    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("content_hash", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),  # who saw it first
+    sa.Column("fetched_at", MOMENT),  # start of the newest pull that wrote it; null = stream only
+    sa.Column("committed_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("removed_at", MOMENT),  # set = the broker removed it; kept so a stale copy is known
+    sa.Index("deals_account_time", "account_id", "time", "deal_id"),
+    sa.Index("deals_user_time", "user_id", "time", "deal_id"),
+    sa.Index("deals_user_symbol_time", "user_id", "symbol", "time", "deal_id"),
+    postgresql_partition_by="HASH (account_id)",
+)
+
+deal_revisions = sa.Table(
+    "deal_revisions",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("deal_id", sa.Text, primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),  # of the row that was replaced
+    sa.Column("kind", sa.Text, nullable=False),  # revised, removed, restored
+    sa.Column("replaced", pg.JSONB, nullable=False),  # the row as it was
+    sa.Column("replaced_at", MOMENT, nullable=False, server_default=_NOW),
+)
+
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("start", MOMENT, primary_key=True),
+    sa.Column("end", MOMENT, nullable=False),
+    sa.Column("deals", sa.BigInteger, nullable=False),
+    sa.Column("content_hash", sa.BigInteger, nullable=False),  # bit_xor over the deals' hashes
+    sa.Column("balance", MONEY, nullable=False),
+    sa.Column("credit", MONEY, nullable=False),
+    sa.Column("verified_at", MOMENT, nullable=False, server_default=_NOW),
+)
+
+heads = sa.Table(
+    "heads",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("watermark", MOMENT),
+    sa.Column("account_seq", sa.BigInteger, nullable=False, server_default="0"),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("xid", XID8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("account_seq", sa.BigInteger, nullable=False),
+    sa.Column("link_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),  # deal.added, deal.revised, deal.removed
+    sa.Column("deal_id", sa.Text),
+    sa.Column("revision", sa.Integer),
+    sa.Column("payload", pg.JSONB, nullable=False),
+    sa.Column("created_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.UniqueConstraint("account_id", "account_seq", name="events_account_seq_key"),
+)

@@ -1,0 +1,182 @@
+"""How brokerd is observed: the log set-up, and every metric, defined once."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from brokerd.domain import Phase, Source
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
+
+
+def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
+    """Send structlog and the standard library's loggers to `stream` as one JSON object a line.
+
+    Libraries that log URLs (the stream's carries the token, sdk.md 2.3) are held at WARNING.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.dict_tracebacks,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Metrics:
+    """Every metric of the process, on the registry that is passed in (list: docs/metrics.md)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Create all series, closed label sets at zero."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
+        self.registry = registry
+        self.links = Gauge(
+            "brokerd_links", "Links this node runs, by phase.", ["phase"], registry=registry
+        )
+        self.link_transitions = Counter(
+            "brokerd_link_transitions", "Phase changes.", ["to"], registry=registry
+        )
+        self.link_failures = Counter(
+            "brokerd_link_failures", "Failed attempts of links.", ["code"], registry=registry
+        )
+        self.time_to_live = Histogram(
+            "brokerd_link_time_to_live_seconds",
+            "Claim or loss to live.",
+            ["cause"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.reconnects = Counter(
+            "brokerd_link_reconnects", "Sessions that came back and were pulled.", registry=registry
+        )
+        self.slots = Gauge("brokerd_pool_slots", "pool.max_links.", registry=registry)
+        self.slots_in_use = Gauge("brokerd_pool_slots_in_use", "Slots taken.", registry=registry)
+        self.queue_length = Gauge(
+            "brokerd_pool_queue_length", "Links waiting, by state.", ["state"], registry=registry
+        )
+        self.queue_oldest = Gauge(
+            "brokerd_pool_queue_oldest_seconds", "Longest present wait.", registry=registry
+        )
+        self.requests = Counter(
+            "brokerd_metaapi_requests",
+            "REST calls to MetaApi.",
+            ["method", "outcome"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "brokerd_metaapi_request_duration_seconds",
+            "REST calls to MetaApi, each attempt.",
+            ["method"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.throttled = Counter(
+            "brokerd_metaapi_throttled", "429 answers.", ["scope"], registry=registry
+        )
+        self.socket_opens = Counter(
+            "brokerd_stream_socket_opens", "Attempts to open a stream socket.", registry=registry
+        )
+        self.stream_gaps = Counter(
+            "brokerd_stream_gaps", "Stream losses noticed.", ["reason"], registry=registry
+        )
+        self.abandoned_calls = Counter(
+            "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
+        )
+        self.deals_received = Counter(
+            "brokerd_deals_received", "Deals that reached us.", ["path"], registry=registry
+        )
+        self.deals_committed = Counter(
+            "brokerd_deals_committed", "Deals written.", ["result"], registry=registry
+        )
+        self.deals_missed = Counter(
+            "brokerd_deals_found_by_pull",
+            "Deals of a live link that a pull found and the stream had not brought.",
+            registry=registry,
+        )
+        self.commit_latency = Histogram(
+            "brokerd_deal_commit_latency_seconds",
+            "Stream packet to commit.",
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.pulls = Counter(
+            "brokerd_sync_pulls", "History pulls.", ["kind", "outcome"], registry=registry
+        )
+        self.proofs = Counter(
+            "brokerd_balance_proofs", "Balance proofs.", ["verdict"], registry=registry
+        )
+        self.buffer_deals = Gauge(
+            "brokerd_buffer_deals", "Deals waiting for their commit.", registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "brokerd_db_transaction_duration_seconds",
+            "Ledger statements.",
+            ["op"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.db_failures = Counter(
+            "brokerd_db_failures", "Failed database calls.", ["code"], registry=registry
+        )
+        self.fenced = Counter(
+            "brokerd_fenced_writes", "Writes refused by the fence.", registry=registry
+        )
+        self.heartbeat_age = Gauge(
+            "brokerd_node_heartbeat_age_seconds", "Since the last confirmed one.", registry=registry
+        )
+        self.loop_lag = Histogram(
+            "brokerd_event_loop_lag_seconds", "Lateness of a timer.", registry=registry
+        )
+        self.api_requests = Counter(
+            "brokerd_api_requests",
+            "Control API calls.",
+            ["route", "method", "code"],
+            registry=registry,
+        )
+        self.redis_failures = Counter(
+            "brokerd_redis_failures",
+            "Redis calls that failed and were done without.",
+            registry=registry,
+        )
+        self.build = Gauge("brokerd_build_info", "Always 1.", ["version", "sdk"], registry=registry)
+        self._create_series()
+
+    def _create_series(self) -> None:
+        for phase in Phase:
+            self.links.labels(phase=phase)
+            self.link_transitions.labels(to=phase)
+        for source in Source:
+            self.deals_received.labels(path=source)
+        for result in ("inserted", "duplicate", "revised", "removed"):
+            self.deals_committed.labels(result=result)
+        for cause in ("first", "reconnect"):
+            self.time_to_live.labels(cause=cause)
+        for state in ("ready", "backoff"):
+            self.queue_length.labels(state=state)
+        for verdict in ("proven", "mismatch", "unknown"):
+            self.proofs.labels(verdict=verdict)
