@@ -64,7 +64,7 @@ class UserAction(StrEnum):
 
     NONE = "none"
     DEPLOY_ACCOUNT = "deploy_account"
-    FIX_TOKEN = "fix_token"
+    FIX_TOKEN = "fix_token"  # noqa: S105  # names an action, holds no secret
     FIX_IDENTITY = "fix_identity"
     CONTACT_OPERATOR = "contact_operator"
 
@@ -81,7 +81,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetaApiRef:
-    """Where MetaApi keeps the account: the name of a configured token, its id there, its region."""
+    """Where MetaApi keeps the account: a configured token's name, the id there, the region."""
 
     token: str
     account_id: str
@@ -285,7 +285,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a window of the ledger holds; `content_hash` does not depend on the order of its deals."""
+    """What a window of the ledger holds; `content_hash` does not depend on the deals' order."""
 
     count: int
     content_hash: int

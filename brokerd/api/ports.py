@@ -51,7 +51,7 @@ class PutResult:
 
 
 class Registry(Protocol):
-    """The links as clients see them. Every method raises `StoreUnavailable` when Postgres is away."""
+    """The links as clients see them. All methods raise `StoreUnavailable` without Postgres."""
 
     async def put(
         self, link_id: LinkId, spec: LinkSpec, *, if_match: int | None, must_be_new: bool
@@ -89,9 +89,10 @@ class StoredDeal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DealQuery:
-    """Which deals to read: exactly one of `link_id` and `user_id`; `start` inclusive, `end` exclusive.
+    """Which deals to read: of one link or of one user; `start` inclusive, `end` exclusive.
 
-    `kind` is `trade`, `cash` or None; `after` is the (time, deal_id, account_id) of the last deal seen.
+    Exactly one of `link_id` and `user_id` is set. `kind` is `trade`, `cash` or None; `after` is
+    the (time, deal_id, account_id) of the last deal seen.
     """
 
     link_id: LinkId | None

@@ -1,4 +1,4 @@
-"""Everything an operator can set: frozen, with units in the names and the reason for each default."""
+"""Everything an operator can set: frozen, units in the names, the reason beside the default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What one link needs from the world: MetaApi over REST, MetaApi's stream, the ledger, a status sink."""
+"""What one link needs from the world: MetaApi's two sides, the ledger, and its own lease."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ class Ledger(Protocol):
     """
 
     async def write(self, write: LinkWrite) -> WriteOutcome:
-        """Commit deals and removals; returns only when they are durable. May wait: back-pressure."""
+        """Commit deals and removals; returns when they are durable. May wait: back-pressure."""
 
     async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`.
@@ -195,4 +195,4 @@ class LeaseHandle(Protocol):
         """Store the backoff while the lease is kept."""
 
     async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
-        """Store the account's modes at the first connect; afterwards say whether they are the same."""
+        """Store the account's modes at the first connect; later say whether they are the same."""

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from brokerd.domain import Incarnation
+from brokerd.domain import Claim, Incarnation
 
 
 class Nodes(Protocol):
@@ -22,3 +22,19 @@ class Nodes(Protocol):
 
     async def retire(self, incarnation: Incarnation) -> None:
         """Close our own incarnation and free whatever lease it still holds."""
+
+
+class RunningLink(Protocol):
+    """One link in one slot, as the manager sees it."""
+
+    async def run(self) -> None:
+        """Live until the slot is given back: paused, deleted, drained or in a long backoff.
+
+        Releases the lease itself. Raises `Fenced` when the lease is no longer ours.
+        """
+
+    def update(self, claim: Claim) -> None:
+        """Take over a newer spec."""
+
+    def drain(self) -> None:
+        """Ask the link to finish what is in hand, give its slot back and return."""
