@@ -9,6 +9,7 @@ from typing import Protocol
 from brokerd.domain import (
     AccountId,
     Backoff,
+    Book,
     Deal,
     DealId,
     Fence,
@@ -154,6 +155,14 @@ class StreamPort(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldDeal:
+    """What the ledger tells of a deal it holds: enough to ask whether the broker still has it."""
+
+    book: Book
+    amount: Decimal
+
+
 class Ledger(Protocol):
     """Where deals go, and what the ledger says of them.
 
@@ -173,9 +182,9 @@ class Ledger(Protocol):
     async def watermark(self, account_id: AccountId) -> datetime | None:
         """Return the time through which the ledger is complete; None before the first window."""
 
-    async def deal_times(
+    async def held(
         self, account_id: AccountId, *, start: datetime, end: datetime
-    ) -> Mapping[DealId, datetime]:
+    ) -> Mapping[DealId, HeldDeal]:
         """Return the deals the ledger holds (not removed) with start <= time < end."""
 
     async def totals(self, account_id: AccountId) -> Totals:

@@ -1,0 +1,50 @@
+"""Whether the account that answered is the one that was registered."""
+
+from brokerd.connector.ports import AccountInformation, RemoteAccount
+from brokerd.domain import Identity
+from brokerd.errors import IdentityMismatch, NotDeployed
+
+DEPLOYED = "DEPLOYED"
+DEPLOYING = "DEPLOYING"
+
+
+def check_deployed(remote: RemoteAccount) -> None:
+    """Raise `NotDeployed`, saying what to do, unless the account is deployed or about to be."""
+    if remote.state not in (DEPLOYED, DEPLOYING):
+        raise NotDeployed(
+            f"MetaApi account {remote.account_id} is {remote.state}; deploy it in MetaApi, "
+            "brokerd looks again by itself"
+        )
+
+
+def check_registered(identity: Identity, remote: RemoteAccount) -> None:
+    """Raise `IdentityMismatch` unless MetaApi's record is of the registered account."""
+    _compare(
+        {
+            "platform": (identity.platform, remote.platform),
+            "login": (identity.login, remote.login),
+            "server": (identity.server, remote.server),
+        }
+    )
+
+
+def check_connected(identity: Identity, seen: AccountInformation) -> None:
+    """Raise `IdentityMismatch` unless the terminal is logged in to the registered account."""
+    _compare(
+        {
+            "platform": (identity.platform, seen.platform),
+            "login": (identity.login, seen.login),
+            "server": (identity.server, seen.server),
+            "currency": (identity.currency, seen.currency),
+        }
+    )
+
+
+def _compare(pairs: dict[str, tuple[str, str]]) -> None:
+    wrong = [
+        f"{name} is {found!r}, registered {expected!r}"
+        for name, (expected, found) in pairs.items()
+        if expected != found
+    ]
+    if wrong:
+        raise IdentityMismatch("; ".join(wrong) + "; nothing is written until it is corrected")

@@ -1,0 +1,90 @@
+"""The balance proof: whether the broker's balance equals the sum of the ledger's deals."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from brokerd.connector.ports import AccountInformation
+from brokerd.domain import Proof, Totals
+
+MISMATCHES_NEEDED = 3
+"""One mismatch may be a deal on its way; only as many, well apart, are a verdict (design.md 7)."""
+
+_DIGITS = {
+    "AED": 2, "AUD": 2, "BTC": 8, "CAD": 2, "CHF": 2, "CNY": 2, "CZK": 2, "DKK": 2, "ETH": 8,
+    "EUR": 2, "GBP": 2, "HKD": 2, "HUF": 2, "INR": 2, "JPY": 0, "KRW": 0, "MXN": 2, "NOK": 2,
+    "NZD": 2, "PLN": 2, "SEK": 2, "SGD": 2, "THB": 2, "TRY": 2, "USC": 2, "USD": 2, "USDT": 2,
+    "ZAR": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one comparison says; `detail` is for people and names the exact difference."""
+
+    proof: Proof
+    detail: str
+
+
+def compare(
+    before: AccountInformation,
+    after: AccountInformation,
+    totals: Totals,
+    *,
+    is_partial: bool,
+) -> Finding | None:
+    """Compare two equal readings with the ledger between them; None when the account moved.
+
+    `is_partial`: the history was asked from a date on, so that its sum proves nothing by itself.
+    An unmapped deal type or an unknown currency precision leaves the proof Unknown.
+    """
+    if (before.balance, before.credit) != (after.balance, after.credit):
+        return None
+    if is_partial:
+        return Finding(proof=Proof.UNKNOWN, detail="history starts at syncFrom, not at the opening")
+    if totals.unmapped_types:
+        names = ", ".join(sorted(totals.unmapped_types))
+        return Finding(proof=Proof.UNKNOWN, detail=f"deal types of unknown book: {names}")
+    digits = after.currency_digits
+    if digits is None:
+        digits = _DIGITS.get(after.currency.upper())
+    if digits is None:
+        return Finding(proof=Proof.UNKNOWN, detail=f"unknown precision of {after.currency}")
+    balance = _round(after.balance, digits) - _round(totals.balance, digits)
+    credit = _round(after.credit, digits) - _round(totals.credit, digits)
+    if balance or credit:
+        return Finding(
+            proof=Proof.MISMATCH,
+            detail=f"broker minus ledger: balance {balance:f}, credit {credit:f} {after.currency}",
+        )
+    return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals")
+
+
+def _round(amount: Decimal, digits: int) -> Decimal:
+    return round(amount, digits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Where the proof of a link stands: the finding to show and the mismatches in a row."""
+
+    finding: Finding
+    mismatches: int = 0
+    last_mismatch_at: datetime | None = None
+
+
+def judge(previous: Verdict, finding: Finding, *, now: datetime, retry_seconds: float) -> Verdict:
+    """Fold a finding into the verdict: False only after three mismatches, each a while apart."""
+    if finding.proof is not Proof.MISMATCH:
+        return Verdict(finding=finding)
+    last = previous.last_mismatch_at
+    if last is not None and now - last < timedelta(seconds=retry_seconds):
+        return previous
+    mismatches = previous.mismatches + 1
+    shown = finding
+    if mismatches < MISMATCHES_NEEDED:
+        shown = Finding(
+            proof=Proof.UNKNOWN,
+            detail=f"mismatch {mismatches} of {MISMATCHES_NEEDED}: {finding.detail}",
+        )
+    return Verdict(finding=shown, mismatches=mismatches, last_mismatch_at=now)
