@@ -21,7 +21,8 @@ BrokerdError
 │   ├── Conflict              the registry refuses: identity taken, immutable or stale version
 │   ├── QueueFull             queue.max_length is reached
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
-│   └── BadDeal               a deal that cannot be stored as it stands
+│   ├── BadDeal               a deal that cannot be stored as it stands
+│   └── EngineFailed          an embedded engine of demo and tests does not run
 └── Fenced                someone else owns it: stop, write nothing, not even a status
 """
 
@@ -169,6 +170,12 @@ class BadDeal(Rejected):
     """A deal cannot be stored as it stands; the message says which field and why."""
 
     code = "bad_deal"
+
+
+class EngineFailed(Rejected):
+    """An embedded engine of the demo or the tests does not run; the message says why."""
+
+    code = "engine_failed"
 
 
 class ConfigInvalid(Rejected):

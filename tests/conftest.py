@@ -1,0 +1,87 @@
+"""One PostgreSQL and one Valkey per test process; a fresh migrated database per test."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+
+import psycopg
+import pytest
+import redis
+import sqlalchemy as sa
+from psycopg import sql
+
+from brokerd.demo.engines import Engines, engines
+from brokerd.store import tables
+
+_TEMPLATE = "template_brokerd"
+_numbers = count(1)
+
+
+def pytest_configure() -> None:
+    """Say that there is no current loop: looptime asks for one before every synchronous test.
+
+    Left unsaid, asyncio makes one for the asking, and nobody closes it.
+    """
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="session")
+def shared_engines() -> Iterator[Engines]:
+    """Run both servers for this test process; a test that stops servers starts its own.
+
+    A loop of its own drives them: no test's loop is running while a synchronous fixture is.
+    """
+    with closing(asyncio.new_event_loop()) as loop:
+        manager = engines(is_durable=False)
+        running = loop.run_until_complete(manager.__aenter__())
+        try:
+            _admin(running, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+            _create_tables(running.postgres.url(_TEMPLATE))
+            yield running
+        finally:
+            loop.run_until_complete(manager.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def database_url(shared_engines: Engines) -> Iterator[str]:
+    """Give the libpq URI of a fresh, migrated database, and drop it afterwards."""
+    name = f"test_{next(_numbers)}"
+    _admin(
+        shared_engines,
+        sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(name), sql.Identifier(_TEMPLATE)
+        ),
+    )
+    yield shared_engines.postgres.url(name)
+    _admin(shared_engines, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def redis_url(shared_engines: Engines) -> str:
+    """Give the URL of an empty Valkey."""
+    with closing(redis.Redis.from_url(shared_engines.redis_url)) as client:
+        client.flushall()
+    return shared_engines.redis_url
+
+
+def _admin(running: Engines, statement: sql.Composed) -> None:
+    with closing(psycopg.connect(running.postgres.url("postgres"), autocommit=True)) as connection:
+        connection.execute(statement)
+
+
+def _create_tables(url: str) -> None:
+    """Create the tables from their definitions, until the migrations exist."""
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
+    )
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {tables.SCHEMA}"))
+        tables.metadata.create_all(connection)
+        for part in range(tables.DEAL_PARTITIONS):
+            connection.execute(
+                sa.text(
+                    f"CREATE TABLE {tables.SCHEMA}.deals_{part} PARTITION OF {tables.SCHEMA}.deals"
+                    f" FOR VALUES WITH (MODULUS {tables.DEAL_PARTITIONS}, REMAINDER {part})"
+                )
+            )
