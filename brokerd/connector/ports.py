@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from random import Random
 from typing import Protocol
 
+from brokerd.clock import Clock
+from brokerd.config.settings import LinkSettings
 from brokerd.domain import (
     AccountId,
     Backoff,
@@ -20,6 +23,7 @@ from brokerd.domain import (
     Totals,
     WriteOutcome,
 )
+from brokerd.telemetry import Metrics
 
 PAGE_LIMIT = 1000
 """The most deals one history page may hold (metaapi.md 7)."""
@@ -205,3 +209,17 @@ class LeaseHandle(Protocol):
 
     async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
         """Store the account's modes at the first connect; later say whether they are the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPorts:
+    """All that a link is made of beside its claim."""
+
+    rest: RestPort
+    stream: StreamPort
+    ledger: Ledger
+    lease: LeaseHandle
+    settings: LinkSettings
+    clock: Clock
+    random: Random
+    metrics: Metrics

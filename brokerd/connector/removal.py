@@ -17,7 +17,7 @@ ABSENCES_NEEDED = 3
 """The pull that missed the deal first, and two more."""
 
 TICKETS_ASKED = 20
-"""Look-ups by ticket in one pull; more missing deals than this must be vouched for by the balance."""
+"""Look-ups by ticket in one pull; the balance must vouch for more missing deals than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,7 @@ def ripe(suspects: Suspects) -> frozenset[DealId]:
     return frozenset(d for d, seen in suspects.items() if seen.absences >= ABSENCES_NEEDED)
 
 
-def is_proven_without(
-    seen: AccountInformation, totals: Totals, gone: Collection[HeldDeal]
-) -> bool:
+def is_proven_without(seen: AccountInformation, totals: Totals, gone: Collection[HeldDeal]) -> bool:
     """Say whether balance and credit equal the ledger without the deals that are gone."""
     if totals.unmapped_types:
         return False

@@ -1,8 +1,8 @@
 """Which phase follows which: the table of a link's life, and the only function that reads it.
 
 Theory. A link is wanted and unowned (queued), then one node claims it. Every attempt walks
-connecting → verifying → syncing → live; a reconnect of the transport goes back to syncing on the
-same session. A failure that time may cure ends the attempt in backoff, a refusal in blocked, a
+connecting → verifying → syncing → live; an interruption of the stream goes back to syncing on
+the same session. A failure that time may cure ends the attempt in backoff, a refusal in blocked, a
 wrong account in quarantined; from there only a new dial or a new claim leads on. Leaving, for
 whatever reason, passes through draining. A pair that is missing here is our bug, never the
 broker's, and says so.
@@ -22,7 +22,7 @@ class LinkEvent(StrEnum):
     ANSWERED = "answered"  # its terminal spoke
     IDENTIFIED = "identified"  # it is the account that was registered
     CAUGHT_UP = "caught_up"  # a pull closed the sync
-    RECONNECTED = "reconnected"  # the transport came back by itself
+    INTERRUPTED = "interrupted"  # the stream broke off; the session may mend by itself
     LOST = "lost"  # a transient failure
     REFUSED = "refused"  # MetaApi or its operator refuses
     MISMATCHED = "mismatched"  # somebody else's account answered
@@ -45,16 +45,17 @@ _ENDINGS = {
     E.MISMATCHED: P.QUARANTINED,
     E.LEAVING: P.DRAINING,
 }
-_ENDED = {E.CLAIMED: P.CLAIMED, E.DIALLED: P.CONNECTING, E.LEAVING: P.DRAINING}
+_WAITING = {E.DIALLED: P.CONNECTING, E.LOST: P.BACKOFF, E.LEAVING: P.DRAINING}
+_ENDED = {E.CLAIMED: P.CLAIMED, **_WAITING}
 _CLAIM = {E.CLAIMED: P.CLAIMED}
 
 TRANSITIONS: dict[Phase, dict[LinkEvent, Phase]] = {
     P.QUEUED: _CLAIM,
-    P.CLAIMED: {E.DIALLED: P.CONNECTING, E.LEAVING: P.DRAINING},
+    P.CLAIMED: _WAITING,
     P.CONNECTING: {E.ANSWERED: P.VERIFYING, **_ENDINGS},
     P.VERIFYING: {E.IDENTIFIED: P.SYNCING, **_ENDINGS},
-    P.SYNCING: {E.CAUGHT_UP: P.LIVE, E.RECONNECTED: P.SYNCING, **_ENDINGS},
-    P.LIVE: {E.RECONNECTED: P.SYNCING, **_ENDINGS},
+    P.SYNCING: {E.CAUGHT_UP: P.LIVE, E.INTERRUPTED: P.SYNCING, **_ENDINGS},
+    P.LIVE: {E.INTERRUPTED: P.SYNCING, **_ENDINGS},
     P.BACKOFF: _ENDED,
     P.BLOCKED: _ENDED,
     P.QUARANTINED: _ENDED,

@@ -1,0 +1,174 @@
+"""What keeps a live ledger honest: when to pull and prove again, and which deals count as gone."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import structlog
+
+from brokerd.connector import proof
+from brokerd.connector.board import Board
+from brokerd.connector.ports import AccountInformation, LinkPorts
+from brokerd.connector.pull import Pulled, Puller
+from brokerd.connector.removal import (
+    TICKETS_ASKED,
+    Suspicion,
+    fold,
+    is_proven_without,
+    ripe,
+)
+from brokerd.domain import Claim, DealId, Proof
+from brokerd.errors import Incomplete, Synchronizing, Transient
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+PROOF_ATTEMPTS = 3
+"""Readings of a busy account before the proof is put off."""
+
+
+class Auditor:
+    """Owns a session's suspects, its balance verdict, and the times both fall due."""
+
+    def __init__(self, claim: Claim, *, board: Board, puller: Puller, ports: LinkPorts) -> None:
+        self._claim = claim
+        self._board = board
+        self._puller = puller
+        self._ports = ports
+        self._settings = ports.settings
+        self._suspects: Mapping[DealId, Suspicion] = {}
+        self._verdict = proof.Verdict(
+            finding=proof.Finding(proof=Proof.UNKNOWN, detail="not proven yet")
+        )
+        now = ports.clock.monotonic()
+        # Spread over the interval: links that came up together must not pull together for ever.
+        self._pull_due = (
+            now + ports.random.uniform(0.1, 1.0) * self._settings.rolling_interval_seconds
+        )
+        self._proof_due = now + self._settings.proof_interval_seconds
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Say whether something waits for the next pull or proof to be decided."""
+        return bool(self._suspects) or self._verdict.finding.proof is not Proof.PROVEN
+
+    def next_due(self) -> float:
+        """Return the monotonic time of the next pull or proof."""
+        return min(self._pull_due, self._proof_due)
+
+    def is_pull_due(self) -> bool:
+        """Say whether a rolling pull is due."""
+        return self._ports.clock.monotonic() >= self._pull_due
+
+    def is_proof_due(self) -> bool:
+        """Say whether a balance proof is due."""
+        return self._ports.clock.monotonic() >= self._proof_due
+
+    def pull_done(self, pulled: Pulled, *, is_rolling: bool) -> None:
+        """Schedule the next rolling pull: sooner while deals are suspected to be gone."""
+        interval = self._settings.rolling_interval_seconds
+        if self._suspects:
+            interval = min(interval, self._settings.removal_recheck_seconds)
+        if is_rolling or self._suspects:
+            self._pull_due = self._ports.clock.monotonic() + interval
+        if pulled.missing:
+            log.warning(
+                "ledger.deals_missed_by_broker",
+                link_id=self._claim.link_id,
+                deals=len(pulled.missing),
+            )
+
+    def pull_failed(self, failure: Transient) -> None:
+        """Put the rolling pull off after a failure."""
+        self._pull_due = self._ports.clock.monotonic() + self._settings.rolling_interval_seconds
+        log.warning(
+            "link.pull_failed",
+            link_id=self._claim.link_id,
+            code=failure.code,
+            problem=str(failure),
+        )
+
+    async def settle(self, pulled: Pulled) -> None:
+        """Judge what the pull lacked; raises `Incomplete` when it is the answer that is short.
+
+        Deals absent often enough are removed once the balance proves the ledger without them.
+        """
+        fresh = [deal for deal in pulled.missing if deal not in self._suspects]
+        if fresh:
+            await self._ask_tickets(fresh[:TICKETS_ASKED], pulled)
+            if len(fresh) > TICKETS_ASKED and not await self._is_shorter_proven(pulled, fresh):
+                raise Incomplete(
+                    f"{len(fresh)} deals of {self._claim.link_id} are missing from the answer and "
+                    "the balance does not vouch for it"
+                )
+        self._suspects = fold(
+            self._suspects,
+            looked_for=pulled.held.keys(),
+            missing=pulled.missing.keys(),
+            now=self._ports.clock.now(),
+            recheck_seconds=self._settings.removal_recheck_seconds,
+        )
+        gone = sorted(ripe(self._suspects) & pulled.missing.keys())
+        if gone and await self._is_shorter_proven(pulled, gone):
+            await self._puller.commit((), fetched_at=pulled.fetched_at, removals=tuple(gone))
+            self._suspects = {d: s for d, s in self._suspects.items() if d not in gone}
+
+    async def _ask_tickets(self, missing: list[DealId], pulled: Pulled) -> None:
+        """Ask for missing deals by ticket: write a re-dated one, fail over one still in place."""
+        for deal_id in missing:
+            answer = await self._ports.rest.deals_by_ticket(
+                self._claim.spec.metaapi, deal_id=deal_id
+            )
+            if answer.is_synchronizing:
+                raise Synchronizing(f"MetaApi still synchronizes {self._claim.link_id}")
+            found = tuple(deal for deal in answer.deals if deal.deal_id == deal_id)
+            if any(pulled.start <= deal.time for deal in found):
+                raise Incomplete(f"deal {deal_id} exists, yet the history answer lacked it")
+            await self._puller.commit(found, fetched_at=self._ports.clock.now())
+
+    async def _is_shorter_proven(self, pulled: Pulled, gone: list[DealId]) -> bool:
+        information = await self._ports.rest.account_information(self._claim.spec.metaapi)
+        totals = await self._ports.ledger.totals(self._claim.fence.account_id)
+        return is_proven_without(information, totals, [pulled.missing[deal] for deal in gone])
+
+    async def prove(self, since: datetime, *, before: AccountInformation | None = None) -> None:
+        """Prove the balance; `before` is a reading taken before the last pull, if there is one."""
+        try:
+            finding = await self._find(since, before)
+        except Transient as failure:
+            log.debug("ledger.proof_delayed", link_id=self._claim.link_id, code=failure.code)
+            finding = None
+        now = self._ports.clock.monotonic()
+        if finding is None:
+            self._proof_due = now + self._settings.proof_retry_seconds
+            return
+        self._verdict = proof.judge(
+            self._verdict,
+            finding,
+            now=self._ports.clock.now(),
+            retry_seconds=self._settings.proof_retry_seconds,
+        )
+        self._ports.metrics.proofs.labels(verdict=self._verdict.finding.proof).inc()
+        is_open = finding.proof is Proof.MISMATCH
+        self._proof_due = now + (
+            self._settings.proof_retry_seconds if is_open else self._settings.proof_interval_seconds
+        )
+        await self._board.note_proof(self._verdict.finding)
+
+    async def _find(
+        self, since: datetime, before: AccountInformation | None
+    ) -> proof.Finding | None:
+        remote = self._claim.spec.metaapi
+        for _ in range(PROOF_ATTEMPTS):
+            if before is None:
+                before = await self._ports.rest.account_information(remote)
+                pulled = await self._puller.pull(since)
+                if pulled.missing:
+                    return None
+            totals = await self._ports.ledger.totals(self._claim.fence.account_id)
+            after = await self._ports.rest.account_information(remote)
+            finding = proof.compare(
+                before, after, totals, is_partial=self._claim.spec.sync_from is not None
+            )
+            if finding is not None:
+                return finding
+            before = None
+        return None

@@ -1,0 +1,336 @@
+"""One open session of a link, from the dial to its loss: a reader of hints, a keeper of truth.
+
+Theory. The reader takes what the stream brings and commits deals within milliseconds; it judges
+nothing. The keeper owns the phase: it verifies who answered, pulls history until the ledger is
+complete, and from then on pulls again at a pace, after every interruption and whenever the stream
+admits a loss. Only pulls close windows, so whatever the stream does, completeness is the keeper's
+word. The two share a handful of fields; neither awaits between reading and writing them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import structlog
+
+from brokerd.connector import identity
+from brokerd.connector.audit import Auditor
+from brokerd.connector.backoff import after_failure, hint_of
+from brokerd.connector.board import Board
+from brokerd.connector.ports import (
+    AccountInformation,
+    BrokerStatus,
+    Connected,
+    DealSeen,
+    Disconnected,
+    Gap,
+    LinkPorts,
+    Session,
+    StreamEvent,
+    Synchronized,
+)
+from brokerd.connector.pull import Puller
+from brokerd.connector.states import LinkEvent
+from brokerd.domain import Backoff, Claim, Deal, LinkWrite, Phase, Source
+from brokerd.errors import IdentityMismatch, LinkLost, Transient
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
+"""Where a whole history starts; no MetaTrader record is older."""
+
+T = TypeVar("T")
+
+
+class LinkSession:
+    """One attempt of a link: it ends by raising, or by being cancelled."""
+
+    def __init__(self, claim: Claim, *, board: Board, ports: LinkPorts) -> None:
+        self._claim = claim
+        self._board = board
+        self._ports = ports
+        self._settings = ports.settings
+        self._clock = ports.clock
+        self._remote = claim.spec.metaapi
+        self._puller = Puller(claim, rest=ports.rest, ledger=ports.ledger, clock=ports.clock)
+        self._audit = Auditor(claim, board=board, puller=self._puller, ports=ports)
+        self._watermark: datetime | None = None
+        self._news = asyncio.Event()
+        self._is_up = False
+        self._is_broker_up = True
+        self._is_stream_synchronized = False
+        self._was_interrupted = False
+        self._gap_reason: str | None = None
+        self._heard_at = ports.clock.monotonic()
+        self._down_since = self._heard_at
+        self._live_since: float | None = None
+        self._stood_seconds = 0.0
+
+    async def run(self) -> None:
+        """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
+        await self._board.enter(LinkEvent.DIALLED, "Dialling")
+        remote = await self._ports.rest.account(self._remote)
+        identity.check_registered(self._claim.spec.identity, remote)
+        identity.check_deployed(remote)
+        self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
+        session = await self._ports.stream.open(
+            self._remote,
+            reliability=remote.reliability,
+            synced_through=self._watermark or self._clock.now(),
+        )
+        self._heard_at = self._down_since = self._clock.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(session), name=f"read:{self._claim.link_id}")
+                group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
+        finally:
+            self._end_live()
+            await session.close()
+
+    # The reader.
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            events = await session.receive()
+            received_at = self._clock.monotonic()
+            self._heard_at = received_at
+            deals = self._note(events)
+            if deals:
+                await self._commit(deals)
+                self._ports.metrics.commit_latency.observe(self._clock.monotonic() - received_at)
+
+    def _note(self, events: Sequence[StreamEvent]) -> tuple[Deal, ...]:
+        """Fold events into what the keeper looks at; return the deals among them."""
+        deals: dict[str, Deal] = {}
+        for event in events:
+            match event:
+                case DealSeen(deal=deal):
+                    deals[deal.deal_id] = deal
+                case Connected():
+                    # A second Connected without a Disconnected is a new session of the terminal.
+                    self._was_interrupted |= self._is_up
+                    self._is_up = True
+                    self._is_stream_synchronized = False
+                case Synchronized():
+                    self._is_stream_synchronized = True
+                case Disconnected():
+                    self._set_down()
+                case BrokerStatus(is_connected=is_connected):
+                    self._was_interrupted |= self._is_broker_up and not is_connected
+                    self._is_broker_up = is_connected
+                case Gap(reason=reason):
+                    self._gap_reason = reason
+                    self._ports.metrics.stream_gaps.labels(reason=reason).inc()
+        if len(deals) < len(events):
+            self._news.set()
+        return tuple(deals.values())
+
+    def _set_down(self) -> None:
+        if self._is_up:
+            self._down_since = self._clock.monotonic()
+        self._is_up = False
+        self._is_stream_synchronized = False
+        self._was_interrupted = True
+
+    async def _commit(self, deals: tuple[Deal, ...]) -> None:
+        self._ports.metrics.deals_received.labels(path=Source.STREAM).inc(len(deals))
+        await self._ports.ledger.write(
+            LinkWrite(
+                fence=self._claim.fence,
+                link_id=self._claim.link_id,
+                user_id=self._claim.spec.user_id,
+                source=Source.STREAM,
+                deals=deals,
+            )
+        )
+
+    # The keeper.
+
+    async def _keep(self, session: Session) -> None:
+        began_at = self._clock.monotonic()
+        await self._wait_up()
+        await self._board.enter(LinkEvent.ANSWERED, "Answered")
+        information = await self._persevere(self._verify, self._settings.verify_timeout_seconds)
+        await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
+        await self._sync(session, information)
+        self._ports.metrics.time_to_live.labels(cause="first").observe(
+            self._clock.monotonic() - began_at
+        )
+        while True:
+            await self._tend(session)
+
+    async def _tend(self, session: Session) -> None:
+        """Wait for the next thing to do, and do it."""
+        if not (self._was_interrupted or self._gap_reason):
+            await self._wait_news(self._audit.next_due())
+        await self._board.flush()
+        if self._was_interrupted:
+            await self._recover(session)
+        elif self._gap_reason is not None:
+            reason, self._gap_reason = self._gap_reason, None
+            await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
+        elif self._audit.is_pull_due():
+            await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
+        elif self._audit.is_proof_due():
+            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+
+    async def _recover(self, session: Session) -> None:
+        """Come back after an interruption on the same session."""
+        broke_at = self._clock.monotonic()
+        self._end_live()
+        await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
+        await self._wait_up()
+        await self._sync(session, None)
+        self._ports.metrics.reconnects.inc()
+        self._ports.metrics.time_to_live.labels(cause="reconnect").observe(
+            self._clock.monotonic() - broke_at
+        )
+
+    def _end_live(self) -> None:
+        if self._live_since is not None:
+            stood = self._clock.monotonic() - self._live_since
+            self._stood_seconds = max(self._stood_seconds, stood)
+        self._live_since = None
+
+    @property
+    def stood_seconds(self) -> float:
+        """Return the longest time an ended session was live without a break."""
+        return self._stood_seconds
+
+    def _why_down(self) -> str:
+        if not self._is_broker_up:
+            return "BrokerDisconnected"
+        return "Resynchronizing" if self._is_up else "Reconnecting"
+
+    async def _verify(self) -> AccountInformation:
+        information = await self._ports.rest.account_information(self._remote)
+        identity.check_connected(self._claim.spec.identity, information)
+        is_same = await self._ports.lease.record_modes(
+            self._claim.fence,
+            margin_mode=information.margin_mode or "",
+            trade_mode=information.trade_mode or "",
+        )
+        if not is_same:
+            raise IdentityMismatch(
+                f"the account's modes changed: now {information.margin_mode}, "
+                f"{information.trade_mode}; nothing is written until an operator agrees"
+            )
+        return information
+
+    async def _sync(self, session: Session, before: AccountInformation | None) -> None:
+        """Pull until the ledger is complete and the stream has caught up, then be live."""
+        self._was_interrupted = False
+        self._gap_reason = None
+
+        async def attempt() -> None:
+            self._check_silence()
+            await self._pull(session, self._settings.reconnect_overlap_seconds, kind="sync")
+
+        await self._persevere(attempt, self._settings.sync_stall_seconds)
+        await self._wait_until(
+            lambda: self._is_stream_synchronized or self._was_interrupted,
+            self._settings.sync_stall_seconds,
+            "the stream never finished its synchronization",
+        )
+        if self._was_interrupted:
+            return  # the next turn recovers
+        self._live_since = self._clock.monotonic()
+        await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
+        await self._audit.prove(
+            self._since(self._settings.reconnect_overlap_seconds), before=before
+        )
+
+    async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> None:
+        """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
+        try:
+            found = await self._pull(session, overlap_seconds, kind=kind)
+        except Transient as failure:
+            self._ports.metrics.pulls.labels(kind=kind, outcome=failure.code).inc()
+            self._audit.pull_failed(failure)
+            return
+        if self._board.phase is Phase.LIVE and kind == "rolling":
+            self._ports.metrics.deals_missed.inc(found)
+        if found or self._audit.is_unsettled:
+            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+
+    async def _pull(self, session: Session, overlap_seconds: float, *, kind: str) -> int:
+        """Pull, settle what is missing, close the window; return how many deals were new."""
+        start = self._since(overlap_seconds)
+        pulled = await self._puller.pull(start)
+        self._ports.metrics.deals_received.labels(path=Source.PULL).inc(len(pulled.inserted))
+        await self._audit.settle(pulled)
+        await self._ports.ledger.close_window(
+            self._claim.fence, start=self._watermark or start, end=pulled.fetched_at
+        )
+        self._watermark = pulled.fetched_at
+        session.acknowledge(pulled.fetched_at)
+        self._audit.pull_done(pulled, is_rolling=kind == "rolling")
+        self._ports.metrics.pulls.labels(kind=kind, outcome="ok").inc()
+        return len(pulled.inserted)
+
+    def _since(self, overlap_seconds: float) -> datetime:
+        """Return where a pull starts: the watermark less an overlap, or the history's beginning."""
+        beginning = self._claim.spec.sync_from or BEGINNING
+        if self._watermark is None:
+            return beginning
+        return max(beginning, self._watermark - timedelta(seconds=overlap_seconds))
+
+    # Waiting.
+
+    async def _persevere(self, attempt: Callable[[], Awaitable[T]], limit_seconds: float) -> T:
+        """Repeat an attempt through transient failures until the limit, with backoff between."""
+        deadline = self._clock.monotonic() + limit_seconds
+        backoff = Backoff()
+        while True:
+            try:
+                return await attempt()
+            except Transient as failure:
+                wait = after_failure(
+                    backoff,
+                    base_seconds=self._settings.backoff_base_seconds,
+                    ceiling_seconds=limit_seconds / 4,
+                    hint_seconds=hint_of(failure),
+                    random=self._ports.random,
+                )
+                if self._clock.monotonic() + wait.delay_seconds > deadline:
+                    raise
+                backoff = wait.backoff
+                await asyncio.sleep(wait.delay_seconds)
+
+    async def _wait_up(self) -> None:
+        """Wait until terminal and broker answer; a broker that is away may stay away."""
+        await self._wait_until(
+            lambda: self._is_up and self._is_broker_up,
+            self._settings.connect_timeout_seconds,
+            "no terminal of the account answered",
+        )
+
+    async def _wait_until(
+        self, is_met: Callable[[], bool], limit_seconds: float, problem: str
+    ) -> None:
+        began_at = self._clock.monotonic()
+        while not is_met():
+            if self._is_up and not self._is_broker_up:
+                began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
+            self._check_silence()
+            remaining = began_at + limit_seconds - self._clock.monotonic()
+            if remaining <= 0:
+                raise LinkLost(f"{problem} within {limit_seconds:g} s")
+            await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
+
+    async def _wait_news(self, due: float) -> None:
+        """Sleep until the reader noticed something or the clock says so."""
+        silent_at = self._heard_at + self._settings.silence_seconds
+        until = min(due, silent_at + 0.001)
+        try:
+            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+                await self._news.wait()
+        except TimeoutError:
+            self._check_silence()
+        self._news.clear()
+
+    def _check_silence(self) -> None:
+        silence = self._clock.monotonic() - self._heard_at
+        if silence > self._settings.silence_seconds:
+            raise LinkLost(f"nothing heard for {silence:.0f} s, not even a heartbeat")
