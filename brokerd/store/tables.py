@@ -63,7 +63,7 @@ accounts = sa.Table(
 leases = sa.Table(
     "leases",
     metadata,
-    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("owner", sa.BigInteger),  # an incarnation; null and wanted = queued
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("is_wanted", sa.Boolean, nullable=False),
@@ -85,7 +85,7 @@ leases = sa.Table(
 links = sa.Table(
     "links",
     metadata,
-    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("phase", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("message", sa.Text, nullable=False),
@@ -145,6 +145,7 @@ deals = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("content_hash", sa.BigInteger, nullable=False),
     sa.Column("source", sa.Text, nullable=False),  # who saw it first
+    sa.Column("write_id", sa.BigInteger, nullable=False),  # of the write that last changed it
     sa.Column("fetched_at", MOMENT),  # start of the newest pull that wrote it; null = stream only
     sa.Column("committed_at", MOMENT, nullable=False, server_default=_NOW),
     sa.Column("removed_at", MOMENT),  # set = the broker removed it; kept so a stale copy is known
@@ -176,14 +177,16 @@ windows = sa.Table(
     sa.Column("balance", MONEY, nullable=False),
     sa.Column("credit", MONEY, nullable=False),
     sa.Column("verified_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.CheckConstraint('"start" < "end"', name="windows_span"),
 )
 
 heads = sa.Table(
     "heads",
     metadata,
-    sa.Column("account_id", sa.BigInteger, primary_key=True),
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("watermark", MOMENT),
     sa.Column("account_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("writes", sa.BigInteger, nullable=False, server_default="0"),  # ledger statements
 )
 
 events = sa.Table(
