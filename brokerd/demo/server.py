@@ -17,8 +17,9 @@ from brokerd.demo.folder import EngineFolder
 from brokerd.errors import EngineFailed
 
 _POLL_SECONDS = 0.01
-_START_SECONDS = 15.0  # a killed predecessor's last processes may hold its lock for a moment
-_RETRY_SECONDS = 0.2
+_START_SECONDS = 15.0
+_ATTEMPTS = 20  # a killed predecessor's last processes may hold its lock for some seconds
+_RETRY_SECONDS = 0.25
 _STOP_SECONDS = 15.0
 _LOG_TAIL_LINES = 5
 _EXEC_IF_LAUNCHER_LIVES = '[ "$PPID" = "$0" ] && exec "$@"'
@@ -59,14 +60,18 @@ class Server:
             raise EngineFailed(f"{self._recipe.name} runs already")
         try:
             async with asyncio.timeout(_START_SECONDS):
-                while not await self._attempt():  # noqa: ASYNC110  # each round is a new try
+                for _ in range(_ATTEMPTS):
+                    if await self._attempt():
+                        return
                     await asyncio.sleep(_RETRY_SECONDS)
-        except BaseException as error:
+        except TimeoutError:
+            pass  # reported below, as an exit is
+        except BaseException:
             self.kill()
-            if isinstance(error, TimeoutError):
-                tail = log_tail(self._folder, self._recipe.name)
-                raise EngineFailed(f"{self._recipe.name} does not start: {tail}") from error
             raise
+        self.kill()
+        tail = log_tail(self._folder, self._recipe.name)
+        raise EngineFailed(f"{self._recipe.name} does not start: {tail}")
 
     async def stop(self) -> None:
         """End the server in order; kill it when that takes too long or we are cancelled."""
