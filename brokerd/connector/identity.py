@@ -42,7 +42,7 @@ def check_connected(identity: Identity, seen: AccountInformation) -> None:
 
 def _compare(pairs: dict[str, tuple[str, str]]) -> None:
     wrong = [
-        f"{name} is {found!r}, registered {expected!r}"
+        f"{name} is {str(found)!r}, registered {str(expected)!r}"
         for name, (expected, found) in pairs.items()
         if expected != found
     ]
