@@ -181,9 +181,9 @@ class EioServer:
     ) -> web.WebSocketResponse:
         websocket = web.WebSocketResponse(compress=False, autoping=True)
         await websocket.prepare(request)
+        socket.transport = request.transport  # from here on an abort must cut this too
         if is_upgrade and not await self._upgrade(websocket, socket):
             return websocket
-        socket.transport = request.transport
         try:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(_write(websocket, socket), name=f"write-{socket.sid}")
