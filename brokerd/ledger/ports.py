@@ -1,0 +1,50 @@
+"""What the ledger's writer needs of a store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from brokerd.connector.ports import HeldDeal
+from brokerd.domain import AccountId, DealId, Fence, LinkWrite, Totals, WriteOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedWrite:
+    """One link's write under a random number of its own.
+
+    The number stays in the rows it changed. So when an answer was lost and the write is sent
+    again, the store knows its own traces and reports them as done by this write.
+    """
+
+    write_id: int
+    write: LinkWrite
+
+
+class LedgerStore(Protocol):
+    """The ledger's rows. Every method raises `StoreUnavailable`."""
+
+    async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
+        """Commit all writes at once, each under its fence; at most one per account.
+
+        An account that is missing from the answer was fenced, and nothing of it was written.
+        Raises `BadDeal` when the store refuses the data: then nothing at all was written.
+        """
+
+    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+        """Record that [start, end) was pulled whole, and move the watermark to `end`.
+
+        What lies before the watermark is covered already. Raises `Fenced`, and `ValueError` when
+        `start` would leave a hole behind the watermark.
+        """
+
+    async def watermark(self, account_id: AccountId) -> datetime | None:
+        """Return the time through which the ledger is complete."""
+
+    async def held(
+        self, account_id: AccountId, *, start: datetime, end: datetime
+    ) -> Mapping[DealId, HeldDeal]:
+        """Return the deals that are not removed with start <= time < end."""
+
+    async def totals(self, account_id: AccountId) -> Totals:
+        """Sum all deals of the account that are not removed."""
