@@ -1,0 +1,114 @@
+"""The switchboard of faults: which are on, for whom, how often, and how often they struck."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from random import Random
+
+
+class FaultKind(StrEnum):
+    """Every fault the sandbox can inject; what `Fault` parameters mean is beside each."""
+
+    DROP_SOCKETS = "drop_sockets"  # cut every socket of the accounts, once per strike
+    DROP_IDLE_SOCKETS = "drop_idle_sockets"  # cut only sockets of instance 1
+    DELAY_IDLE_SOCKET = "delay_idle_socket"  # the handshake of instance 1 waits `seconds`
+    STOP_STATUS = "stop_status"  # no heartbeat; all else is sent
+    MUTE = "mute"  # nothing at all is sent on the stream
+    STALL_UPGRADE = "stall_upgrade"  # the websocket probe is not answered
+    BURST_AFTER_SYNC = "burst_after_sync"  # `count` deals right after dealSynchronizationFinished
+    DELAY = "delay"  # a REST answer waits `seconds`
+    THROTTLE = "throttle"  # 429 with metadata and Retry-After of `seconds`
+    THROTTLE_BARE = "throttle_bare"  # 429 with neither
+    SERVER_ERROR = "server_error"  # `status` (500, 502, 503, 504), HTML when `is_html`
+    BROKER_DISCONNECT = "broker_disconnect"  # the terminal loses its broker while this is on
+    LOSE_PACKETS = "lose_packets"  # a stream packet is dropped, its number with it
+    DUPLICATE_PACKETS = "duplicate_packets"  # a stream packet is sent twice
+    REORDER_PACKETS = "reorder_packets"  # a stream packet is sent after its successor
+    LATE_DEALS = "late_deals"  # the broker back-dates a deal quietly
+    EDITED_DEALS = "edited_deals"  # the broker changes a recent deal quietly
+    DELETED_DEALS = "deleted_deals"  # the broker removes a recent deal quietly
+    SYNCHRONIZING = "synchronizing"  # history answers are partial and say so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One fault switched on.
+
+    `account_ids` None means every account. `probability` decides each opportunity; `limit` is how
+    often it may strike in all, None without end. For the three quiet kinds (late, edited, deleted)
+    opportunities come `per_minute` times a minute over all accounts in scope.
+    """
+
+    kind: FaultKind
+    account_ids: frozenset[str] | None = None
+    probability: float = 1.0
+    limit: int | None = None
+    seconds: float = 1.0
+    count: int = 10
+    status: int = 500
+    is_html: bool = False
+    per_minute: float = 6.0
+    max_age: timedelta = field(default=timedelta(hours=70))
+
+    def covers(self, account_id: str | None) -> bool:
+        """Say whether the fault is meant for the account; None asks for no account at all."""
+        return self.account_ids is None or (
+            account_id is not None and account_id in self.account_ids
+        )
+
+
+class Faults:
+    """Which faults are on. At most one of each kind."""
+
+    def __init__(self, *, random: Random) -> None:
+        self._random = random
+        self._active: dict[FaultKind, Fault] = {}
+        self._since_on: Counter[FaultKind] = Counter()
+        self._injected: Counter[FaultKind] = Counter()
+
+    @property
+    def active(self) -> tuple[Fault, ...]:
+        """Return the faults that are on."""
+        return tuple(self._active.values())
+
+    @property
+    def injected(self) -> dict[FaultKind, int]:
+        """Return how often each kind struck since the start, every kind named."""
+        return {kind: self._injected[kind] for kind in FaultKind}
+
+    def switch_on(self, fault: Fault) -> None:
+        """Switch a fault on, in place of an earlier one of its kind."""
+        self._active[fault.kind] = fault
+        self._since_on[fault.kind] = 0
+
+    def switch_off(self, kind: FaultKind) -> None:
+        """Switch a fault off; nothing happens when it is off."""
+        self._active.pop(kind, None)
+
+    def switch_off_all(self) -> None:
+        """Switch every fault off; the counts stay."""
+        self._active.clear()
+
+    def find(self, kind: FaultKind, *, account_id: str | None = None) -> Fault | None:
+        """Return the fault if it is on for the account and not used up; counts nothing."""
+        fault = self._active.get(kind)
+        if fault is None or not fault.covers(account_id):
+            return None
+        is_used_up = fault.limit is not None and self._since_on[kind] >= fault.limit
+        return None if is_used_up else fault
+
+    def strike(self, kind: FaultKind, *, account_id: str | None = None) -> Fault | None:
+        """Decide whether the fault strikes now; if so count it and return its parameters."""
+        fault = self.find(kind, account_id=account_id)
+        if fault is None or (
+            fault.probability < 1.0 and self._random.random() >= fault.probability
+        ):
+            return None
+        self.count(kind)
+        return fault
+
+    def count(self, kind: FaultKind) -> None:
+        """Count an injection that was decided elsewhere, such as a socket cut by hand."""
+        self._since_on[kind] += 1
+        self._injected[kind] += 1
