@@ -176,6 +176,8 @@ def account_information_from_json(body: bytes) -> AccountInformation:
 
 
 def _deal_from_json(record: bytes, platform: Platform | None) -> Deal:
+    if not record.startswith(b"{"):
+        raise MalformedAnswer(f"not a list of deals: one of them is {record[:_SHOWN_LENGTH]!r}")
     try:
         raw = msgspec.json.format(record, indent=-1).decode()
         return _deal(_decode_deal(record), raw=raw, platform=platform)
