@@ -15,7 +15,7 @@ from asyncio_throttle import Throttler
 from tenacity import AsyncRetrying
 
 from brokerd.clock import Clock
-from brokerd.config.settings import MetaApiSettings
+from brokerd.config.settings import MetaApiSettings, Secret
 from brokerd.connector.metaapi_rest.failures import Answer, failure
 from brokerd.errors import (
     BadDeal,
@@ -144,12 +144,11 @@ class Transport:
             raise Unauthorized(
                 f"{request.call} failed: no token {request.token!r} is configured; add it"
             )
-        value = secret.reveal()
-        if not value.isascii() or not value.isprintable() or " " in value or not value:
+        if not _is_sendable(secret):
             raise Unauthorized(
                 f"{request.call} failed: token {request.token!r} is not one word; correct its file"
             )
-        return {"auth-token": value}
+        return {"auth-token": secret.reveal()}
 
     def _blotted(self, answer: Answer, token: str) -> Answer:
         secret = self._settings.tokens[token].reveal().encode()
@@ -165,6 +164,11 @@ def _read(answer: Answer, request: Request, read: Callable[[bytes], T]) -> T:
         raise MalformedAnswer(f"{request.call} failed: {error}") from None
     except BadDeal as error:
         raise BadDeal(f"{request.call} failed: {error}") from None
+
+
+def _is_sendable(secret: Secret) -> bool:
+    value = secret.reveal()
+    return value.isascii() and value.isprintable() and value != "" and " " not in value
 
 
 def _reason(error: httpx.HTTPError) -> str:

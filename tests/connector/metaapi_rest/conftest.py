@@ -1,0 +1,85 @@
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from random import Random
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.metaapi_rest.client import MetaApiRest
+from brokerd.connector.metaapi_rest.retries import retrying
+from brokerd.connector.metaapi_rest.transport import open_http
+from brokerd.domain import MetaApiRef
+from brokerd.telemetry import Metrics
+
+TOKEN = "header.planted-secret-payload.signature"
+REMOTE = MetaApiRef(
+    token="main", account_id="1eda642a-a9a3-457c-99af-3bc5e8d5c4c9", region="london"
+)
+SETTINGS = MetaApiSettings(
+    tokens={"main": Secret(TOKEN), "other": Secret("other.secret-payload.signature")},
+    provisioning_url="http://provisioning.test",
+    client_url="http://client.{region}.test",
+    requests_per_second=1_000,
+    request_timeout_seconds=2.0,
+)
+
+
+@dataclass
+class ManualClock:
+    """A clock that moves when the test says so."""
+
+    seconds: float = 0.0
+
+    def now(self) -> datetime:
+        """Return a fixed day plus the seconds."""
+        return datetime.fromtimestamp(1_709_294_400 + self.seconds, UTC)
+
+    def monotonic(self) -> float:
+        """Return the seconds."""
+        return self.seconds
+
+    def boottime(self) -> float:
+        """Return the seconds."""
+        return self.seconds
+
+
+@dataclass
+class Rig:
+    """A client with everything around it in the test's hands; `waits` are its sleeps."""
+
+    http: httpx.AsyncClient
+    token: str = TOKEN
+    remote: MetaApiRef = REMOTE
+    settings: MetaApiSettings = SETTINGS
+    clock: ManualClock = field(default_factory=ManualClock)
+    waits: list[float] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+
+    def client(self, **changes: object) -> MetaApiRest:
+        """Build the client under test, with settings changed."""
+
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # a test's shorthand
+        return MetaApiRest(
+            self.http,
+            settings=settings,
+            retrying=retrying(settings.request_attempts, random=Random(7), sleep=sleep),
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a counter's value."""
+        return self.metrics.registry.get_sample_value(f"{name}_total", labels) or 0.0
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    """Open the real HTTP client, as the node does."""
+    async with open_http(SETTINGS) as http:
+        yield Rig(http=http)
