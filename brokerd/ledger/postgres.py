@@ -1,0 +1,152 @@
+"""The ledger in Postgres: one fenced statement per batch, and what is read of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import psycopg
+import sqlalchemy as sa
+
+from brokerd.connector.ports import HeldDeal
+from brokerd.domain import AccountId, Book, DealId, Fence, Totals, WriteOutcome
+from brokerd.errors import BadDeal, Fenced, StoreUnavailable
+from brokerd.ledger import statements
+from brokerd.ledger.arrays import arrays_of
+from brokerd.ledger.ports import NumberedWrite
+from brokerd.store.engine import Database
+from brokerd.store.tables import deals, heads
+
+_STALE_ATTEMPTS = 5
+"""How often a write that met another of the same fence is sent again at once."""
+
+_DATA_ERRORS = ("22", "23", "54")
+"""Classes of SQLSTATE that blame the data: exceptions, constraints, sizes."""
+
+_Answer = tuple[AccountId, str, Sequence[DealId], Sequence[DealId], Sequence[DealId]]
+
+
+class PostgresLedgerStore:
+    """A `LedgerStore` over schema `brokerd`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
+        """Commit all writes at once, each under its fence; at most one per account."""
+        waiting = {each.write.fence.account_id: each for each in writes}
+        if len(waiting) < len(writes):
+            raise ValueError("two writes of one account in one batch")
+        outcomes: dict[AccountId, WriteOutcome] = {}
+        for _ in range(_STALE_ATTEMPTS):
+            stale = set()
+            for row in await self._send(tuple(waiting.values())):
+                match row.verdict:
+                    case "written":
+                        outcomes[row.account_id] = _outcome(row)
+                    case "stale":
+                        stale.add(row.account_id)
+            if not stale:
+                return outcomes
+            waiting = {account_id: waiting[account_id] for account_id in stale}
+        raise StoreUnavailable("another write of the same accounts does not come to an end")
+
+    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+        """Record that [start, end) was pulled whole, and move the watermark to `end`."""
+        values = {
+            "account_id": fence.account_id,
+            "owner": fence.incarnation,
+            "epoch": fence.epoch,
+            "start": start,
+            "end": end,
+        }
+        for _ in range(_STALE_ATTEMPTS):
+            async with self._database.statement() as connection:
+                result = await connection.exec_driver_sql(statements.CLOSE_WINDOW, values)
+                verdict = result.scalar_one()
+            match verdict:
+                case "written":
+                    return
+                case "fenced":
+                    raise Fenced(f"account {fence.account_id} is no longer ours")
+                case "hole":
+                    raise ValueError(f"a window from {start} would leave a hole")
+        raise StoreUnavailable("another write of the same account does not come to an end")
+
+    async def watermark(self, account_id: AccountId) -> datetime | None:
+        """Return the time through which the ledger is complete."""
+        query = sa.select(heads.c.watermark).where(heads.c.account_id == account_id)
+        async with self._database.statement() as connection:
+            watermark = await connection.scalar(query)
+        return None if watermark is None else watermark.astimezone(UTC)
+
+    async def held(
+        self, account_id: AccountId, *, start: datetime, end: datetime
+    ) -> Mapping[DealId, HeldDeal]:
+        """Return the deals that are not removed with start <= time < end."""
+        query = sa.select(deals.c.deal_id, deals.c.book, _AMOUNT.label("amount")).where(
+            deals.c.account_id == account_id,
+            deals.c.time >= start,
+            deals.c.time < end,
+            deals.c.removed_at.is_(None),
+        )
+        async with self._database.statement() as connection:
+            rows = (await connection.execute(query)).all()
+        return {
+            DealId(row.deal_id): HeldDeal(book=Book(row.book), amount=row.amount) for row in rows
+        }
+
+    async def totals(self, account_id: AccountId) -> Totals:
+        """Sum all deals of the account that are not removed."""
+        query = sa.select(
+            sa.func.count().label("deals"),
+            _sum_of(Book.BALANCE).label("balance"),
+            _sum_of(Book.CREDIT).label("credit"),
+            sa.func.array_agg(deals.c.type.distinct())
+            .filter(deals.c.book == Book.UNMAPPED)
+            .label("unmapped"),
+        ).where(deals.c.account_id == account_id, deals.c.removed_at.is_(None))
+        async with self._database.statement() as connection:
+            row = (await connection.execute(query)).one()
+        return Totals(
+            deals=row.deals,
+            balance=row.balance,
+            credit=row.credit,
+            unmapped_types=frozenset(row.unmapped or ()),
+        )
+
+    async def _send(self, writes: Sequence[NumberedWrite]) -> Sequence[sa.Row[_Answer]]:
+        """Run the one statement; blame the data when Postgres does."""
+        try:
+            async with self._database.statement() as connection:
+                result = await connection.exec_driver_sql(statements.COMMIT, arrays_of(writes))
+                return result.all()
+        except (sa.exc.DBAPIError, UnicodeEncodeError) as error:
+            if not _blames_data(error):
+                raise
+            raise BadDeal("Postgres refuses the data of this batch") from error
+
+
+_AMOUNT = deals.c.profit + deals.c.commission + deals.c.swap
+
+
+def _sum_of(book: Book) -> sa.ColumnElement[Decimal]:
+    return sa.func.coalesce(sa.func.sum(_AMOUNT).filter(deals.c.book == book), Decimal(0))
+
+
+def _outcome(row: sa.Row[_Answer]) -> WriteOutcome:
+    return WriteOutcome(
+        inserted=frozenset(row.inserted),
+        revised=frozenset(row.revised),
+        removed=frozenset(row.removed),
+    )
+
+
+def _blames_data(error: sa.exc.DBAPIError | UnicodeEncodeError) -> bool:
+    if isinstance(error, UnicodeEncodeError):
+        return True
+    if not isinstance(error.orig, psycopg.Error):
+        return False
+    state = error.orig.sqlstate
+    if state is None:
+        return isinstance(error.orig, psycopg.DataError)  # refused before it was sent
+    return state.startswith(_DATA_ERRORS)
