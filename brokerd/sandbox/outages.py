@@ -1,0 +1,132 @@
+"""The faults that act by themselves: sockets cut, brokers lost; called often, each acts when due.
+
+Sockets are cut once at switching on and then `per_minute` times a minute, until `limit`. A strike
+counts only when it cut something. Which socket is the second one shows in what was subscribed on
+it: nothing but instance 1.
+"""
+
+from collections.abc import Callable, Mapping
+
+from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
+from brokerd.sandbox.faults import Fault, FaultKind, Faults
+from brokerd.sandbox.registry import Registry
+from brokerd.sandbox.terminal import Stream
+from brokerd.sandbox.truth import Broker, TruthAccount
+
+_MINUTE_SECONDS = 60.0
+
+_Streams = tuple[Stream, ...]
+
+
+class SocketOutages:
+    """Cuts sockets as the faults ask."""
+
+    def __init__(
+        self, registry: Registry, *, faults: Faults, drop: Callable[[Socket], None]
+    ) -> None:
+        self._registry = registry
+        self._faults = faults
+        self._drop = drop
+        self._next: dict[FaultKind, tuple[Fault, float]] = {}
+        self._later: list[tuple[float, Socket]] = []
+
+    def tick(self, now: float) -> None:
+        """Cut what is due at the monotonic time `now`."""
+        for due, socket in list(self._later):
+            if due <= now:
+                self._later.remove((due, socket))
+                self._drop(socket)
+        for fault in self._faults.active:
+            if self._is_due(fault, now):
+                self._act(fault, now)
+
+    def _act(self, fault: Fault, now: float) -> None:
+        match fault.kind:
+            case FaultKind.DROP_SOCKETS:
+                self._cut(fault, self._targets(fault), now)
+            case FaultKind.DROP_IDLE_SOCKETS:
+                self._cut(fault, _second(self._targets(fault)), now)
+            case FaultKind.DELAY_IDLE_SOCKET:
+                self._cut_second_later(fault, now)
+            case _:
+                pass  # strikes elsewhere
+
+    def _is_due(self, fault: Fault, now: float) -> bool:
+        known, due = self._next.get(fault.kind, (None, 0.0))
+        return known is not fault or due <= now
+
+    def _targets(self, fault: Fault) -> dict[Socket, _Streams]:
+        return {
+            socket: streams
+            for socket, streams in self._registry.sockets()
+            if any(fault.covers(stream.account_id) for stream in streams)
+        }
+
+    def _strike(self, fault: Fault, targets: Mapping[Socket, _Streams], now: float) -> bool:
+        covered = [s for streams in targets.values() for s in streams if fault.covers(s.account_id)]
+        if not covered:
+            return False
+        self._next[fault.kind] = (fault, now + _MINUTE_SECONDS / fault.per_minute)
+        return self._faults.strike(fault.kind, account_id=covered[0].account_id) is not None
+
+    def _cut(self, fault: Fault, targets: Mapping[Socket, _Streams], now: float) -> None:
+        if self._strike(fault, targets, now):
+            for socket in targets:
+                self._drop(socket)
+
+    def _cut_second_later(self, fault: Fault, now: float) -> None:
+        targets = self._targets(fault)
+        second = _second(targets)
+        if self._strike(fault, second, now):
+            self._later += [(now + fault.seconds, socket) for socket in second]
+            for socket in targets.keys() - second.keys():
+                self._drop(socket)
+
+
+class BrokerOutages:
+    """Takes terminals away from their broker while the fault is on, and gives them back after."""
+
+    def __init__(self, broker: Broker, *, faults: Faults) -> None:
+        self._broker = broker
+        self._faults = faults
+        self._fault: Fault | None = None
+        self._lost: set[str] = set()
+
+    def tick(self) -> None:
+        """Bring every terminal to where the fault wants it."""
+        fault = next(
+            (f for f in self._faults.active if f.kind is FaultKind.BROKER_DISCONNECT), None
+        )
+        if fault is not self._fault:
+            self._fault = fault
+            self._restore(fault)
+            if fault is not None:
+                self._take_away(fault)
+
+    def _take_away(self, fault: Fault) -> None:
+        for account in list(self._broker.accounts.values()):
+            account_id = account.metaapi_id
+            if account.is_reachable and self._faults.strike(fault.kind, account_id=account_id):
+                self._lost.add(account_id)
+                account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+
+    def _restore(self, fault: Fault | None) -> None:
+        kept = {a for a in self._lost if fault is not None and fault.covers(a)}
+        for account_id in self._lost - kept:
+            account = self._broker.accounts.get(account_id)
+            if account is not None and _is_deployed(account):
+                account.set_connection(ConnectionStatus.CONNECTED)
+        self._lost = kept
+
+
+def _is_deployed(account: TruthAccount) -> bool:
+    return account.state is ProvisioningState.DEPLOYED
+
+
+def _second(targets: Mapping[Socket, _Streams]) -> dict[Socket, _Streams]:
+    return {
+        socket: streams
+        for socket, streams in targets.items()
+        if all(stream.instance_index == 1 for stream in streams)
+    }

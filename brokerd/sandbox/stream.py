@@ -1,0 +1,235 @@
+"""MetaApi's streaming service over the truth: subscriptions, synchronizations, live updates.
+
+Everything a client causes is done in one go, without waiting, and every change of the truth is
+passed on in the moment it happens. So a synchronization shows one moment, what follows it is in
+order and complete, and whatever a client misses was taken away by a fault on purpose.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from brokerd.errors import NotFound
+from brokerd.sandbox import answers, sync, terminals
+from brokerd.sandbox.delivery import Delivery
+from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.facts import ChangeKind, ConnectionStatus, ProvisioningState
+from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.registry import Registry
+from brokerd.sandbox.requests import (
+    Request,
+    RequestRefused,
+    not_connected,
+    refusal,
+    response,
+)
+from brokerd.sandbox.terminal import Stream
+from brokerd.sandbox.truth import Broker, Change, TruthAccount
+
+_MAX_INSTANCES = 2
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """How often terminals speak unasked; `quote_seconds` None sends no quotes."""
+
+    status_seconds: float = 5.0
+    quote_seconds: float | None = None
+
+
+Burst = Callable[[TruthAccount, int], None]
+"""Makes that many deals on the account, now."""
+
+
+class StreamService:
+    """Serves the sockets; `tick` is to be called several times a second."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        faults: Faults,
+        views: terminals.Terminals,
+        settings: StreamSettings,
+        burst: Burst,
+    ) -> None:
+        self.registry = Registry()
+        self._broker = broker
+        self._faults = faults
+        self._views = views
+        self._settings = settings
+        self._burst = burst
+        self._delivery = Delivery(clock=broker.clock, faults=faults)
+        self._beats: deque[tuple[float, Stream]] = deque()
+        self._quotes: deque[tuple[float, Stream]] = deque()
+        self._held: dict[str, list[Change]] = {}
+        broker.listen(self.changed)
+
+    def received(self, socket: Socket, body: msgspec.Raw) -> None:
+        """Answer one request."""
+        try:
+            request = msgspec.json.decode(body, type=Request)
+        except msgspec.MsgspecError as error:
+            _log.warning("request.refused", sid=socket.sid, reason=str(error))
+            return
+        try:
+            self._serve(socket, request)
+        except RequestRefused as refused:
+            self._reply(socket, request, refusal(request, refused))
+
+    def closed(self, socket: Socket) -> None:
+        """Forget a socket's subscriptions."""
+        self.registry.remove_socket(socket)
+
+    def changed(self, change: Change) -> None:
+        """Pass a change of the truth on to those who listen to its account."""
+        match change.kind:
+            case ChangeKind.TRADED:
+                self._pass_on(change)
+            case ChangeKind.CONNECTION:
+                self._connection_changed(change.account)
+            case ChangeKind.BOOKED_QUIETLY:
+                pass  # MetaApi shows no such change on the stream (metaapi.md 9.8)
+
+    def tick(self) -> None:
+        """Send what is due."""
+        now = self._broker.clock.monotonic()
+        while self._beats and self._beats[0][0] <= now:
+            _, stream = self._beats.popleft()
+            if not stream.is_over:
+                self._send_status(stream)
+                self._beats.append((now + self._settings.status_seconds, stream))
+        while self._quotes and self._quotes[0][0] <= now:
+            _, stream = self._quotes.popleft()
+            if not stream.is_over:
+                self._send_quotes(stream)
+        self._delivery.release_due()
+
+    def _serve(self, socket: Socket, request: Request) -> None:
+        account = self._account(request)
+        stream = self.registry.find(socket, request.account_id, request.instance)
+        match request.type:
+            case "subscribe":
+                self._subscribe(socket, request, account)
+            case "unsubscribe":
+                if stream is not None:
+                    self.registry.remove(stream)
+                self._reply(socket, request, response(request, {}))
+            case "synchronize":
+                if stream is None or stream.is_idle or not account.is_reachable:
+                    raise RequestRefused("NotAuthenticatedError", "The terminal is not connected")
+                self._reply(socket, request, response(request, {}))
+                self._synchronize(stream, request, account)
+            case _:
+                if request.type not in answers.ACKNOWLEDGED and not account.is_reachable:
+                    raise not_connected(account.metaapi_id)
+                now = self._broker.now()
+                self._reply(
+                    socket, request, response(request, answers.answer(account, request, now=now))
+                )
+
+    def _account(self, request: Request) -> TruthAccount:
+        try:
+            return self._broker.account(request.account_id)
+        except NotFound as error:
+            raise RequestRefused("NotFoundError", str(error)) from None
+
+    def _reply(self, socket: Socket, request: Request, packet: bytes) -> None:
+        if self._faults.strike(FaultKind.MUTE, account_id=request.account_id) is None:
+            socket.send(packet)
+
+    def _subscribe(self, socket: Socket, request: Request, account: TruthAccount) -> None:
+        if request.instance not in range(_MAX_INSTANCES):
+            raise RequestRefused("ValidationError", f"No instance {request.instance}")
+        is_idle = request.instance >= account.replicas
+        if not is_idle and not account.is_reachable:
+            raise not_connected(account.metaapi_id)
+        stream = self.registry.find(socket, account.metaapi_id, request.instance)
+        if stream is None:
+            stream = Stream(
+                account_id=account.metaapi_id,
+                instance_index=request.instance,
+                host=f"sandbox-{'ab'[request.instance]}-1",
+                socket=socket,
+                is_idle=is_idle,
+            )
+            self.registry.add(stream)
+            if not is_idle:
+                self._schedule(stream)
+        self._reply(socket, request, response(request, {}))
+        if is_idle:
+            return
+        greeting = {"replicas": account.replicas, "sessionId": request.session_id}
+        self._delivery.send(stream, stream.packet("authenticated", greeting))
+        self._send_status(stream)
+
+    def _schedule(self, stream: Stream) -> None:
+        now = self._broker.clock.monotonic()
+        self._beats.append((now + self._settings.status_seconds, stream))
+        if self._settings.quote_seconds is not None:
+            self._quotes.append((now + self._settings.quote_seconds, stream))
+
+    def _synchronize(self, stream: Stream, request: Request, account: TruthAccount) -> None:
+        snapshot = self._views.snapshot(
+            account,
+            orders_from=request.starting_history_order_time,
+            deals_from=request.starting_deal_time,
+        )
+        stream.next_number = 0
+        for kind, fields in sync.packets(
+            snapshot,
+            synchronization_id=request.request_id,
+            client_hashes=request.specifications_hashes,
+        ):
+            self._delivery.send_sequenced(stream, kind, fields)
+        burst = self._faults.strike(FaultKind.BURST_AFTER_SYNC, account_id=account.metaapi_id)
+        if burst is not None:
+            self._burst(account, burst.count)
+
+    def _pass_on(self, change: Change) -> None:
+        account = change.account
+        streams = self.registry.of_account(account.metaapi_id)
+        if not streams:
+            return
+        if not account.is_reachable:
+            self._held.setdefault(account.metaapi_id, []).append(change)
+            return
+        fields = terminals.update(change)
+        for stream in streams:
+            if stream.next_number is not None:
+                self._delivery.send_sequenced(stream, "update", fields)
+
+    def _connection_changed(self, account: TruthAccount) -> None:
+        streams = self.registry.of_account(account.metaapi_id)
+        is_running = (
+            account.state is ProvisioningState.DEPLOYED
+            and account.connection_status is not ConnectionStatus.DISCONNECTED
+        )
+        for stream in streams:
+            if is_running:
+                self._send_status(stream)
+            else:
+                self._delivery.send(stream, stream.packet("disconnected", {}))
+                self.registry.remove(stream)
+        if account.is_reachable:
+            # a terminal that finds its broker again learns what it missed, and MetaApi streams it
+            for change in self._held.pop(account.metaapi_id, ()):
+                self._pass_on(change)
+
+    def _send_status(self, stream: Stream) -> None:
+        account = self._broker.account(stream.account_id)
+        self._delivery.send_status(stream, is_connected=account.is_reachable)
+
+    def _send_quotes(self, stream: Stream) -> None:
+        assert self._settings.quote_seconds is not None, "quotes are scheduled only when wanted"
+        due = self._broker.clock.monotonic() + self._settings.quote_seconds
+        self._quotes.append((due, stream))
+        account = self._broker.account(stream.account_id)
+        fields = terminals.quotes(account, now=self._broker.now())
+        if fields is not None and stream.next_number is not None and account.is_reachable:
+            self._delivery.send_sequenced(stream, "prices", fields)
