@@ -1,5 +1,88 @@
-"""The command line."""
+"""The command line: reads arguments, calls what does the work, and turns failures into exit codes.
+
+Each command imports its work when it runs, so that `check-config` and `version` are quick and need
+neither the SDK nor the extras.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brokerd.config.load import load
+from brokerd.config.settings import DEFAULT_PATH
+from brokerd.errors import BrokerdError, ConfigInvalid
+
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h; the unit does not restart after it."""
+
+cli = typer.Typer(
+    help="Keeps one healthy, proven MetaApi link per user.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, and so secrets
+)
+
+_Config = Annotated[
+    Path | None,
+    typer.Option("--config", help=f"The configuration; {DEFAULT_PATH} if there is one."),
+]
 
 
 def main() -> None:
     """Run the command line."""
+    cli()
+
+
+@cli.command()
+def run(config: _Config = None) -> None:
+    """Run the daemon until SIGTERM."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app import run as run_daemon  # noqa: PLC0415  # see the module's docstring
+
+        raise typer.Exit(run_daemon(settings))
+
+
+@cli.command()
+def check_config(config: _Config = None) -> None:
+    """Say whether the configuration can be used, or everything that is wrong with it."""
+    with _failures_explained():
+        load(config, environ=os.environ)
+        typer.echo("ok")
+
+
+@cli.command()
+def migrate(config: _Config = None) -> None:
+    """Bring the database to the schema of this version."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.store.migrate import upgrade  # noqa: PLC0415  # see the module's docstring
+
+        asyncio.run(upgrade(settings.database.url))
+        typer.echo("the database is up to date")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(installed_version("brokerd"))
+
+
+@contextmanager
+def _failures_explained() -> Iterator[None]:
+    """Turn what was raised on purpose into words and an exit code; a bug keeps its traceback."""
+    try:
+        yield
+    except ConfigInvalid as error:
+        for problem in error.problems:
+            typer.echo(problem, err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except BrokerdError as error:
+        typer.echo(f"{error.code}: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -8,11 +8,11 @@ from itertools import count
 import psycopg
 import pytest
 import redis
-import sqlalchemy as sa
 from psycopg import sql
 
+from brokerd.config.settings import Secret
 from brokerd.demo.engines import Engines, engines
-from brokerd.store import tables
+from brokerd.store.migrate import upgrade
 
 _TEMPLATE = "template_brokerd"
 _numbers = count(1)
@@ -37,7 +37,7 @@ def shared_engines() -> Iterator[Engines]:
         running = loop.run_until_complete(manager.__aenter__())
         try:
             _admin(running, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
-            _create_tables(running.postgres.url(_TEMPLATE))
+            loop.run_until_complete(upgrade(Secret(running.postgres.url(_TEMPLATE))))
             yield running
         finally:
             loop.run_until_complete(manager.__aexit__(None, None, None))
@@ -68,20 +68,3 @@ def redis_url(shared_engines: Engines) -> str:
 def _admin(running: Engines, statement: sql.Composed) -> None:
     with closing(psycopg.connect(running.postgres.url("postgres"), autocommit=True)) as connection:
         connection.execute(statement)
-
-
-def _create_tables(url: str) -> None:
-    """Create the tables from their definitions, until the migrations exist."""
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
-    )
-    with engine.begin() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {tables.SCHEMA}"))
-        tables.metadata.create_all(connection)
-        for part in range(tables.DEAL_PARTITIONS):
-            connection.execute(
-                sa.text(
-                    f"CREATE TABLE {tables.SCHEMA}.deals_{part} PARTITION OF {tables.SCHEMA}.deals"
-                    f" FOR VALUES WITH (MODULUS {tables.DEAL_PARTITIONS}, REMAINDER {part})"
-                )
-            )

@@ -1,0 +1,98 @@
+"""The command line says what is wrong in words and exit codes, never in tracebacks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_ENVIRONMENT = {
+    "BROKERD_NODE_NAME": "node-1",
+    "BROKERD_METAAPI__TOKENS__MAIN": "planted-token",
+    "BROKERD_DATABASE__URL": "postgresql://brokerd:planted@/brokerd?host=/nowhere",
+    "BROKERD_API__KEY": "planted-key-0123456789",
+}
+
+
+def _brokerd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("BROKERD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "brokerd", *arguments],
+        env=clean | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def test_check_config_says_ok() -> None:
+    """A usable configuration is one word and exit code 0."""
+    result = _brokerd("check-config", **_ENVIRONMENT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize("command", ["check-config", "migrate", "run"])
+def test_unusable_configuration(command: str, tmp_path: Path) -> None:
+    """Every command tells all problems, one a line, and exits with 78."""
+    path = tmp_path / "brokerd.toml"
+    path.write_text("[pool]\nmax_linx = 3\n[redis]\nurl = 'redis://:planted@r'\n")
+    result = _brokerd(command, "--config", str(path))
+    assert result.returncode == 78
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == [
+        "node_name",
+        "metaapi.tokens",
+        "database.url",
+        "api.key",
+        "pool.max_linx",
+        "redis.url",
+    ]
+    assert "planted" not in result.stderr + result.stdout
+    assert result.stdout == ""
+
+
+def test_absent_database_is_said_without_traceback() -> None:
+    """A failure of our own tree is one line and exit code 1, without the password."""
+    result = _brokerd("migrate", **_ENVIRONMENT)
+    assert result.returncode == 1
+    assert result.stderr.startswith("store_unavailable: ")
+    assert "Traceback" not in result.stderr
+    assert "planted" not in result.stderr
+
+
+def test_migrate(database_url: str) -> None:
+    """Migrate brings an empty database to the schema, and does so again without harm."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DROP SCHEMA brokerd CASCADE")
+    for _ in range(2):
+        result = _brokerd("migrate", **_ENVIRONMENT | {"BROKERD_DATABASE__URL": database_url})
+        assert (result.returncode, result.stderr) == (0, "")
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM brokerd.deals").fetchone() == (0,)
+
+
+def test_check_config_imports_no_sdk() -> None:
+    """Checking a configuration is quick: neither SDK nor database drivers are loaded."""
+    code = (
+        "import sys; from brokerd.config.load import load; import brokerd.cli;"
+        "print([n for n in sys.modules if n in "
+        "('metaapi_cloud_sdk', 'sqlalchemy', 'litestar', 'psycopg', 'aiohttp')])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert result.stdout == b"[]\n"
+
+
+def test_version_and_help() -> None:
+    """The version is that of the installed package; without a command help is shown."""
+    assert _brokerd("version").stdout.strip()
+    assert "check-config" in _brokerd("--help").stdout
+
+
+def test_no_option_takes_a_secret() -> None:
+    """Tokens and keys are never on the command line, where every user of the machine sees them."""
+    for command in ("run", "check-config", "migrate"):
+        shown = _brokerd(command, "--help").stdout.lower()
+        assert "--config" in shown
+        assert not {"--token", "--key", "--password", "--url"} & set(shown.split())
