@@ -12,11 +12,19 @@ MODULES = {
     "asyncio-throttle": "asyncio_throttle",
     "prometheus-client": "prometheus_client",
 }
-PACKAGES = (
-    "metaapi-cloud-sdk asyncio-throttle redis sqlalchemy psycopg tenacity structlog "
-    "prometheus-client pytest respx"
-).split()
-PARTS = "connector pool queue health api tests config systemd pyproject.toml".split()
+PACKAGES = [
+    "metaapi-cloud-sdk",
+    "asyncio-throttle",
+    "redis",
+    "sqlalchemy",
+    "psycopg",
+    "tenacity",
+    "structlog",
+    "prometheus-client",
+    "pytest",
+    "respx",
+]
+PARTS = ["connector", "pool", "queue", "health", "api", "tests", "config", "systemd"]
 
 
 def rows() -> dict[str, list[str]]:
