@@ -90,6 +90,10 @@ class Faults:
         """Switch every fault off; the counts stay."""
         self._active.clear()
 
+    def get(self, kind: FaultKind) -> Fault | None:
+        """Return the fault if it is on, used up or not."""
+        return self._active.get(kind)
+
     def find(self, kind: FaultKind, *, account_id: str | None = None) -> Fault | None:
         """Return the fault if it is on for the account and not used up; counts nothing."""
         fault = self._active.get(kind)
