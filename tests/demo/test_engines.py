@@ -26,13 +26,12 @@ from brokerd.demo.wheels import package_folder
 from brokerd.errors import EngineFailed
 
 _LAUNCHER = """
-import asyncio, json, os
+import asyncio, json
 from brokerd.demo.engines import engines
 
 async def main():
     async with engines(is_durable=False) as running:
-        print(json.dumps([running.postgres.pid, running.valkey.pid, running.postgres_url]))
-        os.close(1)
+        print(json.dumps([running.postgres.pid, running.valkey.pid, running.postgres_url]), flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
