@@ -36,19 +36,6 @@ _Place = tuple[datetime, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A part of history: start <= time < end, and of that a page."""
-
-    start: datetime | None = None
-    end: datetime | None = None
-    offset: int = 0
-    limit: int | None = None
-
-
-ALL_TIME = Span()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What just became true of an account."""
 
@@ -171,13 +158,29 @@ class TruthAccount:
             self.server.prices[symbol], contract_size=self.server.specs[symbol].contract_size
         )
 
-    def deals(self, span: Span = ALL_TIME) -> list[TruthDeal]:
-        """Return deals by their time, oldest first."""
-        return [self._deals[DealId(key)] for key in _within(self._deal_places, span)]
+    def deals(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> list[TruthDeal]:
+        """Return the deals with start <= time < end, oldest first, and of these a page."""
+        places = _page(_between(self._deal_places, start, end), offset, limit)
+        return [self._deals[DealId(self._deal_places[place][2])] for place in places]
 
-    def orders(self, span: Span = ALL_TIME) -> list[TruthOrder]:
-        """Return completed orders by their end, oldest first."""
-        return [self._orders[key] for key in _within(self._order_places, span)]
+    def orders(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> list[TruthOrder]:
+        """Return the completed orders with start <= done_time < end, likewise."""
+        places = _page(_between(self._order_places, start, end), offset, limit)
+        return [self._orders[self._order_places[place][2]] for place in places]
 
     def deal(self, deal_id: DealId) -> TruthDeal:
         """Return one deal; raises `NotFound`."""
@@ -314,10 +317,11 @@ def _place(deal: TruthDeal) -> _Place:
     return (deal.time, int(deal.ticket), deal.deal_id)
 
 
-def _within(places: list[_Place], span: Span) -> list[str]:
-    low = 0 if span.start is None else bisect_left(places, (span.start, -1, ""))
-    high = len(places) if span.end is None else bisect_left(places, (span.end, -1, ""))
-    low += span.offset
-    if span.limit is not None:
-        high = min(high, low + span.limit)
-    return [key for _, _, key in places[low:high]]
+def _between(places: list[_Place], start: datetime | None, end: datetime | None) -> range:
+    low = 0 if start is None else bisect_left(places, (start, -1, ""))
+    high = len(places) if end is None else bisect_left(places, (end, -1, ""))
+    return range(low, max(low, high))
+
+
+def _page(places: range, offset: int, limit: int | None) -> range:
+    return places[offset:] if limit is None else places[offset : offset + limit]

@@ -1,7 +1,7 @@
-"""What goes wrong at the broker itself: quiet changes of history, and terminals it throws out.
+"""What a broker does behind its clients' backs: late, edited and deleted deals.
 
-MetaApi streams none of the quiet changes (metaapi.md 6.8): a client finds them only by reading
-history again. They stay within the fault's `max_age`, and always leave the first deposit alone.
+MetaApi streams none of it (metaapi.md 6.8): a client finds it only by reading history again. It
+stays within the fault's `max_age`, and always leaves the account's first deposit alone.
 """
 
 import asyncio
@@ -11,50 +11,43 @@ from random import Random
 
 from brokerd.sandbox import dealing
 from brokerd.sandbox.dealing import At
-from brokerd.sandbox.facts import Amendment, ConnectionStatus, TruthDeal, whole_ms
+from brokerd.sandbox.facts import Amendment, TruthDeal, whole_ms
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
-from brokerd.sandbox.truth import Broker, Span, TruthAccount
+from brokerd.sandbox.truth import Broker, TruthAccount
 
 _TICK_SECONDS = 0.1
 _MIN_AGE = timedelta(minutes=1)
-_QUIET_KINDS = (FaultKind.LATE_DEALS, FaultKind.EDITED_DEALS, FaultKind.DELETED_DEALS)
+_KINDS = (FaultKind.LATE_DEALS, FaultKind.EDITED_DEALS, FaultKind.DELETED_DEALS)
 _LATE_TYPES = ("DEAL_TYPE_CORRECTION", "DEAL_TYPE_CHARGE", "DEAL_TYPE_BALANCE", "DEAL_TYPE_CREDIT")
 _AMENDED_FIELDS = ("profit", "commission", "swap")
 
 
-class BrokerFaults:
-    """Acts out the faults of the broker while they are switched on."""
+class QuietFaults:
+    """Changes history at the chosen rates while the faults are on."""
 
     def __init__(self, broker: Broker, *, faults: Faults, random: Random) -> None:
         self._broker = broker
         self._faults = faults
         self._random = random
-        self._disconnect: Fault | None = None
-        self._cut_off: list[TruthAccount] = []
+        self._before: float | None = None
 
     async def run(self) -> None:
-        """Act until cancelled; faults take hold, and let go, within a tenth of a second."""
-        clock = self._broker.clock
-        before = clock.monotonic()
+        """Act until cancelled."""
         while True:
-            self.apply_disconnect()
+            self.tick()
             await asyncio.sleep(_TICK_SECONDS)
-            now = clock.monotonic()
-            self._tick(now - before)
-            before = now
 
-    def apply_disconnect(self) -> None:
-        """Bring the terminals' connections in line with the switch."""
-        fault = self._faults.get(FaultKind.BROKER_DISCONNECT)
-        if fault is self._disconnect:
-            return
-        for account in self._cut_off:
-            if account.connection_status is ConnectionStatus.DISCONNECTED_FROM_BROKER:
-                account.set_connection(ConnectionStatus.CONNECTED)
-        self._disconnect = fault
-        self._cut_off = [a for a in self._broker.accounts.values() if self._is_cut_off(a)]
-        for account in self._cut_off:
-            account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+    def tick(self) -> None:
+        """Do what is due since the last tick; to be called several times a second."""
+        now = self._broker.clock.monotonic()
+        passed = 0.0 if self._before is None else now - self._before
+        self._before = now
+        for kind in _KINDS:
+            fault = self._faults.get(kind)
+            if fault is not None:
+                expected = fault.per_minute / 60 * passed
+                for _ in range(int(expected) + (self._random.random() < expected % 1)):
+                    self.act(kind)
 
     def act(self, kind: FaultKind) -> bool:
         """Let one quiet fault strike one account now; say whether it did."""
@@ -77,24 +70,9 @@ class BrokerFaults:
             account.delete(deal.deal_id)
         return True
 
-    def _tick(self, seconds: float) -> None:
-        for kind in _QUIET_KINDS:
-            fault = self._faults.get(kind)
-            if fault is None:
-                continue
-            expected = fault.per_minute / 60 * seconds
-            times = int(expected) + (self._random.random() < expected % 1)
-            for _ in range(times):
-                self.act(kind)
-
-    def _is_cut_off(self, account: TruthAccount) -> bool:
-        kind = FaultKind.BROKER_DISCONNECT
-        struck = account.is_reachable and self._faults.strike(kind, account_id=account.metaapi_id)
-        return bool(struck)
-
     def _recent(self, account: TruthAccount, fault: Fault) -> list[TruthDeal]:
-        first = account.deals(Span(limit=1))[0]
-        recent = account.deals(Span(start=self._broker.now() - fault.max_age))
+        first = account.deals(limit=1)[0]
+        recent = account.deals(start=self._broker.now() - fault.max_age)
         return [deal for deal in recent if deal is not first]
 
     def _book_late(self, account: TruthAccount, fault: Fault) -> bool:
