@@ -39,6 +39,9 @@ class Queue(Protocol):
     async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
         """Return the links we own whose spec is newer than the generation their owner reported."""
 
+    async def owned(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return all links we own: the truth after a claim whose outcome is unknown."""
+
     async def depth(self) -> QueueDepth:
         """Count what waits."""
 

@@ -1,0 +1,77 @@
+"""What a link writes of itself, over plain values: the same promises as `postgres_leases`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from brokerd.domain import Backoff, Fence, LinkStatus, Priority
+from brokerd.errors import Fenced
+from brokerd.queue.deadlines import deadline_for
+from brokerd.store.memory import LeaseRow, MemoryState, TransitionRow
+
+
+class MemoryLeases:
+    """A `LeaseHandle` over a `MemoryState`."""
+
+    def __init__(self, state: MemoryState, *, patience_seconds: Mapping[Priority, float]) -> None:
+        self._state = state
+        self._patience_seconds = patience_seconds
+
+    async def report(self, fence: Fence, status: LinkStatus) -> None:
+        """Store the status, and the transition when the phase changed."""
+        self._require_held(fence)
+        before = self._state.links.get(fence.account_id)
+        self._state.links[fence.account_id] = status
+        if before is None or before.phase is not status.phase:
+            self._state.transitions.append(
+                TransitionRow(
+                    account_id=fence.account_id,
+                    at=status.since,
+                    phase=status.phase,
+                    reason=status.reason,
+                )
+            )
+
+    async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
+        """Give the slot back; the link queues again once the delay passed."""
+        lease = self._require_held(fence)
+        account = self._state.accounts[fence.account_id]
+        ready_at = self._state.clock.now() + timedelta(seconds=delay_seconds)
+        self._state.leases[fence.account_id] = replace(
+            lease,
+            owner=None,
+            not_before=ready_at if delay_seconds > 0 else None,
+            deadline=deadline_for(
+                ready_at,
+                priority=account.spec.priority,
+                patience_seconds=self._patience_seconds,
+            ),
+            queued_at=ready_at,
+            attempt=backoff.attempt,
+            backoff_bound_seconds=backoff.bound_seconds,
+        )
+
+    async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
+        """Store the backoff while the lease is kept."""
+        self._state.leases[fence.account_id] = replace(
+            self._require_held(fence),
+            attempt=backoff.attempt,
+            backoff_bound_seconds=backoff.bound_seconds,
+        )
+
+    async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
+        """Store the modes at the first connect; say whether they are the stored ones."""
+        self._require_held(fence)
+        account = self._state.accounts[fence.account_id]
+        stored = replace(
+            account,
+            margin_mode=account.margin_mode or margin_mode,
+            trade_mode=account.trade_mode or trade_mode,
+        )
+        self._state.accounts[fence.account_id] = stored
+        return (stored.margin_mode, stored.trade_mode) == (margin_mode, trade_mode)
+
+    def _require_held(self, fence: Fence) -> LeaseRow:
+        if not self._state.holds(fence):
+            raise Fenced("the lease is no longer ours")
+        return self._state.leases[fence.account_id]

@@ -1,0 +1,168 @@
+"""What a link writes of itself in Postgres: each a single statement that carries its fence."""
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from brokerd.domain import Backoff, Fence, LinkStatus, Priority
+from brokerd.errors import Fenced
+from brokerd.store.engine import Database
+from brokerd.store.tables import accounts, leases
+
+_FENCE = sa.and_(
+    leases.c.account_id == sa.bindparam("fenced_account"),
+    leases.c.owner == sa.bindparam("fenced_owner"),
+    leases.c.epoch == sa.bindparam("fenced_epoch"),
+)
+
+_REPORT = sa.text("""
+WITH mine AS (
+  SELECT account_id FROM brokerd.leases
+  WHERE account_id = :fenced_account AND owner = :fenced_owner AND epoch = :fenced_epoch
+  FOR SHARE
+), before AS (
+  SELECT phase FROM brokerd.links WHERE account_id = :fenced_account
+), transition AS (
+  INSERT INTO brokerd.link_transitions (account_id, at, phase, reason)
+  SELECT account_id, :since, :phase, :reason FROM mine
+  WHERE NOT EXISTS (SELECT 1 FROM before WHERE phase = :phase)
+), stored AS (
+  INSERT INTO brokerd.links (account_id, phase, reason, message, observed_generation, since,
+    next_attempt_at, attempt, user_action, proof, proof_detail, proven_at)
+  SELECT account_id, :phase, :reason, :message, :observed_generation, :since,
+    :next_attempt_at, :attempt, :user_action, :proof, :proof_detail, :proven_at
+  FROM mine
+  ON CONFLICT (account_id) DO UPDATE SET
+    phase = excluded.phase, reason = excluded.reason, message = excluded.message,
+    observed_generation = excluded.observed_generation, since = excluded.since,
+    next_attempt_at = excluded.next_attempt_at, attempt = excluded.attempt,
+    user_action = excluded.user_action, proof = excluded.proof,
+    proof_detail = excluded.proof_detail, proven_at = excluded.proven_at
+)
+SELECT count(*) FROM mine
+""")
+
+# The account's row is locked before the lease's, as whoever changes a spec locks them.
+_RECORD_MODES = sa.text("""
+WITH account AS (
+  SELECT account_id, coalesce(margin_mode, :margin_mode) AS margin_mode,
+    coalesce(trade_mode, :trade_mode) AS trade_mode
+  FROM brokerd.accounts WHERE account_id = :fenced_account FOR NO KEY UPDATE
+), mine AS (
+  SELECT account.* FROM account JOIN brokerd.leases AS lease USING (account_id)
+  WHERE lease.owner = :fenced_owner AND lease.epoch = :fenced_epoch FOR SHARE OF lease
+), stored AS (
+  UPDATE brokerd.accounts AS row
+  SET margin_mode = mine.margin_mode, trade_mode = mine.trade_mode
+  FROM mine WHERE row.account_id = mine.account_id
+    AND (row.margin_mode IS NULL OR row.trade_mode IS NULL)
+)
+SELECT margin_mode = :margin_mode AND trade_mode = :trade_mode FROM mine
+""")
+
+
+class PostgresLeases:
+    """A `LeaseHandle` over the tables `leases`, `links` and `accounts`."""
+
+    def __init__(self, database: Database, *, patience_seconds: Mapping[Priority, float]) -> None:
+        self._database = database
+        self._release = _release(patience_seconds)
+
+    async def report(self, fence: Fence, status: LinkStatus) -> None:
+        """Store the status, and the transition when the phase changed."""
+        async with self._database.statement() as connection:
+            stored = await connection.execute(
+                _REPORT,
+                {
+                    **_fence(fence),
+                    "phase": status.phase,
+                    "reason": status.reason,
+                    "message": status.message,
+                    "observed_generation": status.observed_generation,
+                    "since": status.since,
+                    "next_attempt_at": status.next_attempt_at,
+                    "attempt": status.attempt,
+                    "user_action": status.user_action,
+                    "proof": status.proof,
+                    "proof_detail": status.proof_detail,
+                    "proven_at": status.proven_at,
+                },
+            )
+        _require_held(stored.scalar_one())
+
+    async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
+        """Give the slot back; the link queues again once the delay passed."""
+        await self._update(self._release, fence, backoff, delay_seconds=delay_seconds)
+
+    async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
+        """Store the backoff while the lease is kept."""
+        await self._update(_SAVE_BACKOFF, fence, backoff)
+
+    async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
+        """Store the modes at the first connect; say whether they are the stored ones."""
+        async with self._database.statement() as connection:
+            stored = await connection.execute(
+                _RECORD_MODES,
+                {**_fence(fence), "margin_mode": margin_mode, "trade_mode": trade_mode},
+            )
+        is_same = stored.scalar_one_or_none()
+        _require_held(is_same is not None)
+        return bool(is_same)
+
+    async def _update(
+        self, update: sa.Update, fence: Fence, backoff: Backoff, **seconds: float
+    ) -> None:
+        async with self._database.statement() as connection:
+            updated = await connection.execute(
+                update,
+                {
+                    **_fence(fence),
+                    **seconds,
+                    "new_attempt": backoff.attempt,
+                    "new_bound": backoff.bound_seconds,
+                },
+            )
+        _require_held(updated.rowcount)
+
+
+_SAVE_BACKOFF = (
+    sa.update(leases)
+    .where(_FENCE)
+    .values(attempt=sa.bindparam("new_attempt"), backoff_bound=sa.bindparam("new_bound"))
+)
+
+
+def _release(patience_seconds: Mapping[Priority, float]) -> sa.Update:
+    """Build the release; `queue.deadlines.deadline_for` by the database's clock.
+
+    The link has waited since it might have a slot again, not since it failed.
+    """
+    delay = sa.bindparam("delay_seconds", type_=sa.Double)
+    patience = sa.case(
+        {priority.value: seconds for priority, seconds in patience_seconds.items()},
+        value=accounts.c.priority,
+    )
+    ready_at = sa.func.now() + _interval(delay)
+    return _SAVE_BACKOFF.where(accounts.c.account_id == leases.c.account_id).values(
+        owner=None,
+        not_before=sa.case((delay > 0, ready_at)),
+        deadline=ready_at + _interval(sa.cast(patience, sa.Double)),
+        queued_at=ready_at,
+    )
+
+
+def _interval(seconds: sa.ColumnElement[float]) -> sa.ColumnElement[object]:
+    return sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _fence(fence: Fence) -> dict[str, int]:
+    return {
+        "fenced_account": fence.account_id,
+        "fenced_owner": fence.incarnation,
+        "fenced_epoch": fence.epoch,
+    }
+
+
+def _require_held(rows: int) -> None:
+    if not rows:
+        raise Fenced("the lease is no longer ours")

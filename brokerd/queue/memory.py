@@ -1,0 +1,105 @@
+"""The queue over plain values: the same promises as `postgres`, for tests on virtual time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from brokerd.domain import AccountId, Backoff, Claim, Fence, Incarnation
+from brokerd.errors import Fenced
+from brokerd.queue.deadlines import turn
+from brokerd.queue.ports import QueueDepth, QueuePosition
+from brokerd.store.memory import LeaseRow, MemoryState
+
+
+class MemoryQueue:
+    """A `Queue` over a `MemoryState`."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+        """Take up to `limit` waiting links, earliest deadline first."""
+        node = self._state.nodes.get(incarnation)
+        if node is None or node.closed_at is not None:
+            raise Fenced("this incarnation was closed")
+        free = node.max_links - len(self._held(incarnation))
+        return [
+            self._take(lease, incarnation) for lease in self._ready()[: max(0, min(limit, free))]
+        ]
+
+    async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return the links we own whose spec is newer than what their owner reported."""
+        return [
+            self._claim(lease, incarnation)
+            for lease in self._held(incarnation)
+            if self._is_changed(lease)
+        ]
+
+    async def owned(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return all links we own."""
+        return [self._claim(lease, incarnation) for lease in self._held(incarnation)]
+
+    async def depth(self) -> QueueDepth:
+        """Count what waits."""
+        ready = self._ready()
+        now = self._state.clock.now()
+        oldest = min((lease.queued_at for lease in ready), default=now)
+        return QueueDepth(
+            ready=len(ready),
+            in_backoff=len(self._unowned()) - len(ready),
+            oldest_seconds=max(0.0, (now - oldest).total_seconds()),
+        )
+
+    async def position(self, account_id: AccountId) -> QueuePosition | None:
+        """Say where a link stands, by counting those before it."""
+        now = self._state.clock.now()
+        for position, lease in enumerate(self._ready(), start=1):
+            if lease.account_id == account_id:
+                waiting = (now - lease.queued_at).total_seconds()
+                return QueuePosition(position=position, waiting_seconds=max(0.0, waiting))
+        return None
+
+    def _unowned(self) -> Sequence[LeaseRow]:
+        return [
+            lease
+            for lease in self._state.leases.values()
+            if lease.owner is None and lease.is_wanted
+        ]
+
+    def _ready(self) -> Sequence[LeaseRow]:
+        now = self._state.clock.now()
+        return sorted(
+            (
+                lease
+                for lease in self._unowned()
+                if lease.not_before is None or lease.not_before <= now
+            ),
+            key=lambda lease: turn(lease.deadline, lease.account_id),
+        )
+
+    def _held(self, incarnation: Incarnation) -> Sequence[LeaseRow]:
+        return sorted(
+            (lease for lease in self._state.leases.values() if lease.owner == incarnation),
+            key=lambda lease: lease.account_id,
+        )
+
+    def _is_changed(self, lease: LeaseRow) -> bool:
+        account = self._state.accounts[lease.account_id]
+        status = self._state.links.get(lease.account_id)
+        is_newer = status is not None and account.generation > status.observed_generation
+        return is_newer or account.deleted_at is not None or not lease.is_wanted
+
+    def _take(self, lease: LeaseRow, incarnation: Incarnation) -> Claim:
+        taken = replace(lease, owner=incarnation, epoch=lease.epoch + 1, not_before=None)
+        self._state.leases[lease.account_id] = taken
+        return self._claim(taken, incarnation)
+
+    def _claim(self, lease: LeaseRow, incarnation: Incarnation) -> Claim:
+        account = self._state.accounts[lease.account_id]
+        return Claim(
+            fence=Fence(account_id=lease.account_id, incarnation=incarnation, epoch=lease.epoch),
+            link_id=account.link_id,
+            spec=account.spec,
+            generation=account.generation,
+            is_deleted=account.deleted_at is not None,
+            backoff=Backoff(attempt=lease.attempt, bound_seconds=lease.backoff_bound_seconds),
+        )

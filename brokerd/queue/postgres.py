@@ -1,0 +1,221 @@
+"""The queue in Postgres: an ordering of lease rows that are wanted and owned by nobody."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from psycopg import sql
+
+from brokerd.domain import (
+    AccountId,
+    Backoff,
+    Claim,
+    Desired,
+    Fence,
+    Identity,
+    Incarnation,
+    LinkId,
+    LinkSpec,
+    MetaApiRef,
+    Platform,
+    Priority,
+    UserId,
+)
+from brokerd.errors import Fenced
+from brokerd.queue.fleet_lock import run_locked
+from brokerd.queue.ports import QueueDepth, QueuePosition
+from brokerd.store.engine import Database
+from brokerd.store.tables import accounts, leases, links
+
+_IS_OPEN = sql.SQL(
+    "SELECT 1 FROM brokerd.nodes WHERE incarnation = %(incarnation)s AND closed_at IS NULL"
+)
+
+# A row that somebody is changing just now is left for the next claim: waiting for it could
+# deadlock, because others lock by account and the queue is read by deadline.
+_END_BACKOFFS = sql.SQL("""
+UPDATE brokerd.leases SET not_before = NULL
+WHERE account_id IN (
+  SELECT account_id FROM brokerd.leases WHERE not_before <= now() FOR UPDATE SKIP LOCKED)
+""")
+
+# The node's own row bounds the claim as well, should the caller have miscounted.
+_TAKE = sql.SQL("""
+WITH node AS (
+  SELECT incarnation, max_links - (
+      SELECT count(*) FROM brokerd.leases WHERE owner = %(incarnation)s) AS free
+  FROM brokerd.nodes
+  WHERE incarnation = %(incarnation)s AND closed_at IS NULL
+), next AS (
+  SELECT account_id FROM brokerd.leases
+  WHERE owner IS NULL AND is_wanted AND not_before IS NULL
+  ORDER BY deadline, account_id
+  LIMIT greatest(0, least(%(limit)s, coalesce((SELECT free FROM node), 0)))
+  FOR UPDATE SKIP LOCKED
+), taken AS (
+  UPDATE brokerd.leases AS lease SET owner = %(incarnation)s, epoch = lease.epoch + 1
+  FROM next WHERE lease.account_id = next.account_id
+  RETURNING lease.account_id, lease.owner, lease.epoch, lease.attempt, lease.backoff_bound,
+    lease.deadline
+)
+SELECT taken.account_id, taken.owner, taken.epoch, taken.attempt, taken.backoff_bound,
+  link_id, user_id, platform, login, server, currency, token, metaapi_account_id, region,
+  desired, priority, sync_from, max_staleness_seconds, labels, generation, deleted_at
+FROM taken JOIN brokerd.accounts USING (account_id)
+ORDER BY taken.deadline, taken.account_id
+""")
+
+
+class _ClaimRow(NamedTuple):
+    """The columns a claim is made of, in the order in which they are read."""
+
+    account_id: int
+    owner: int
+    epoch: int
+    attempt: int
+    backoff_bound: float
+    link_id: str
+    user_id: str
+    platform: str
+    login: str
+    server: str
+    currency: str
+    token: str
+    metaapi_account_id: str
+    region: str
+    desired: str
+    priority: str
+    sync_from: datetime | None
+    max_staleness_seconds: int | None
+    labels: Mapping[str, str]
+    generation: int
+    deleted_at: datetime | None
+
+
+_OWNED = (
+    sa.select(*((leases if name in leases.c else accounts).c[name] for name in _ClaimRow._fields))
+    .join_from(leases, accounts, leases.c.account_id == accounts.c.account_id)
+    .where(leases.c.owner == sa.bindparam("incarnation"))
+    .order_by(leases.c.account_id)
+)
+_CHANGED = _OWNED.outerjoin(links, links.c.account_id == leases.c.account_id).where(
+    # without a first report there is nothing to compare: the claim is as new as can be
+    (accounts.c.generation > links.c.observed_generation)
+    | accounts.c.deleted_at.is_not(None)
+    | ~leases.c.is_wanted
+)
+
+_DEPTH = sa.text("""
+SELECT queue.length + late.ready, late.waiting,
+  coalesce(extract(epoch FROM clock_timestamp() - least(queue.oldest, late.oldest))::float8, 0)
+FROM (
+  SELECT count(*) AS length, min(queued_at) AS oldest FROM brokerd.leases
+  WHERE owner IS NULL AND is_wanted AND not_before IS NULL
+) AS queue, (
+  SELECT count(*) FILTER (WHERE not_before <= now()) AS ready,
+    count(*) FILTER (WHERE not_before > now()) AS waiting,
+    min(queued_at) FILTER (WHERE not_before <= now()) AS oldest
+  FROM brokerd.leases WHERE owner IS NULL AND is_wanted AND not_before IS NOT NULL
+) AS late
+""")
+
+_POSITION = sa.text("""
+SELECT (
+    SELECT count(*) FROM brokerd.leases AS other
+    WHERE other.owner IS NULL AND other.is_wanted AND other.not_before IS NULL
+      AND (other.deadline, other.account_id) <= (lease.deadline, lease.account_id)
+  ) + (
+    SELECT count(*) FROM brokerd.leases AS other
+    WHERE other.owner IS NULL AND other.is_wanted AND other.not_before <= now()
+      AND (other.deadline, other.account_id) <= (lease.deadline, lease.account_id)
+  ), extract(epoch FROM clock_timestamp() - lease.queued_at)::float8
+FROM brokerd.leases AS lease
+WHERE lease.account_id = :account_id AND lease.owner IS NULL AND lease.is_wanted
+  AND (lease.not_before IS NULL OR lease.not_before <= now())
+""")
+
+
+class PostgresQueue:
+    """A `Queue` over the tables `leases`, `accounts` and `links`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+        """Take up to `limit` waiting links, earliest deadline first."""
+        is_open, _, taken = await run_locked(
+            self._database,
+            _IS_OPEN,
+            _END_BACKOFFS,
+            _TAKE,
+            parameters={"incarnation": incarnation, "limit": limit},
+        )
+        if not is_open:
+            raise Fenced("this incarnation was closed")
+        return [_claim(_ClaimRow._make(row)) for row in taken]
+
+    async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return the links we own whose spec is newer than what their owner reported."""
+        return await self._claims(_CHANGED, incarnation)
+
+    async def owned(self, incarnation: Incarnation) -> Sequence[Claim]:
+        """Return all links we own."""
+        return await self._claims(_OWNED, incarnation)
+
+    async def depth(self) -> QueueDepth:
+        """Count what waits."""
+        async with self._database.statement() as connection:
+            ready, in_backoff, oldest_seconds = (await connection.execute(_DEPTH)).one()
+        return QueueDepth(
+            ready=ready, in_backoff=in_backoff, oldest_seconds=max(0.0, oldest_seconds)
+        )
+
+    async def position(self, account_id: AccountId) -> QueuePosition | None:
+        """Say where a link stands, by counting those before it."""
+        async with self._database.statement() as connection:
+            found = (await connection.execute(_POSITION, {"account_id": account_id})).one_or_none()
+        if found is None:
+            return None
+        position, waiting_seconds = found
+        return QueuePosition(position=position, waiting_seconds=max(0.0, waiting_seconds))
+
+    async def _claims(
+        self, query: sa.Select[tuple[object, ...]], incarnation: Incarnation
+    ) -> Sequence[Claim]:
+        async with self._database.statement() as connection:
+            rows = await connection.execute(query, {"incarnation": incarnation})
+            return [_claim(_ClaimRow._make(row)) for row in rows]
+
+
+def _claim(row: _ClaimRow) -> Claim:
+    return Claim(
+        fence=Fence(
+            account_id=AccountId(row.account_id),
+            incarnation=Incarnation(row.owner),
+            epoch=row.epoch,
+        ),
+        link_id=LinkId(row.link_id),
+        spec=_spec(row),
+        generation=row.generation,
+        is_deleted=row.deleted_at is not None,
+        backoff=Backoff(attempt=row.attempt, bound_seconds=row.backoff_bound),
+    )
+
+
+def _spec(row: _ClaimRow) -> LinkSpec:
+    return LinkSpec(
+        user_id=UserId(row.user_id),
+        desired=Desired(row.desired),
+        priority=Priority(row.priority),
+        metaapi=MetaApiRef(token=row.token, account_id=row.metaapi_account_id, region=row.region),
+        identity=Identity(
+            platform=Platform(row.platform),
+            login=row.login,
+            server=row.server,
+            currency=row.currency,
+        ),
+        sync_from=row.sync_from.astimezone(UTC) if row.sync_from else None,
+        max_staleness_seconds=row.max_staleness_seconds,
+        labels=row.labels,
+    )
