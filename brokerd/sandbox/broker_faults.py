@@ -1,7 +1,7 @@
-"""What a broker does behind its clients' backs: late, edited and deleted deals.
+"""What goes wrong at the broker itself: quiet changes of history, and terminals it throws out.
 
-MetaApi streams none of it (metaapi.md 6.8): a client finds it only by reading history again. It
-stays within the fault's `max_age`, and always leaves the account's first deposit alone.
+MetaApi streams none of the quiet changes (metaapi.md 6.8): a client finds them only by reading
+history again. They stay within the fault's `max_age`, and leave an account's first deposit alone.
 """
 
 import asyncio
@@ -11,25 +11,27 @@ from random import Random
 
 from brokerd.sandbox import dealing
 from brokerd.sandbox.dealing import At
-from brokerd.sandbox.facts import Amendment, TruthDeal, whole_ms
+from brokerd.sandbox.facts import Amendment, ConnectionStatus, TruthDeal, whole_ms
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.truth import Broker, TruthAccount
 
 _TICK_SECONDS = 0.1
 _MIN_AGE = timedelta(minutes=1)
-_KINDS = (FaultKind.LATE_DEALS, FaultKind.EDITED_DEALS, FaultKind.DELETED_DEALS)
+_QUIET_KINDS = (FaultKind.LATE_DEALS, FaultKind.EDITED_DEALS, FaultKind.DELETED_DEALS)
 _LATE_TYPES = ("DEAL_TYPE_CORRECTION", "DEAL_TYPE_CHARGE", "DEAL_TYPE_BALANCE", "DEAL_TYPE_CREDIT")
 _AMENDED_FIELDS = ("profit", "commission", "swap")
 
 
-class QuietFaults:
-    """Changes history at the chosen rates while the faults are on."""
+class BrokerFaults:
+    """Acts out the faults of the broker while they are switched on."""
 
     def __init__(self, broker: Broker, *, faults: Faults, random: Random) -> None:
         self._broker = broker
         self._faults = faults
         self._random = random
         self._before: float | None = None
+        self._disconnect: Fault | None = None
+        self._cut_off: list[TruthAccount] = []
 
     async def run(self) -> None:
         """Act until cancelled."""
@@ -42,7 +44,8 @@ class QuietFaults:
         now = self._broker.clock.monotonic()
         passed = 0.0 if self._before is None else now - self._before
         self._before = now
-        for kind in _KINDS:
+        self._apply_disconnect()
+        for kind in _QUIET_KINDS:
             fault = self._faults.get(kind)
             if fault is not None:
                 expected = fault.per_minute / 60 * passed
@@ -69,6 +72,24 @@ class QuietFaults:
         else:
             account.delete(deal.deal_id)
         return True
+
+    def _apply_disconnect(self) -> None:
+        """Bring the terminals in line with the switch; one thrown out stays so until it is off."""
+        fault = self._faults.get(FaultKind.BROKER_DISCONNECT)
+        if fault is self._disconnect:
+            return
+        for account in self._cut_off:
+            if account.connection_status is ConnectionStatus.DISCONNECTED_FROM_BROKER:
+                account.set_connection(ConnectionStatus.CONNECTED)
+        self._disconnect = fault
+        self._cut_off = [a for a in self._broker.accounts.values() if self._is_cut_off(a)]
+        for account in self._cut_off:
+            account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+
+    def _is_cut_off(self, account: TruthAccount) -> bool:
+        kind = FaultKind.BROKER_DISCONNECT
+        struck = account.is_reachable and self._faults.strike(kind, account_id=account.metaapi_id)
+        return bool(struck)
 
     def _recent(self, account: TruthAccount, fault: Fault) -> list[TruthDeal]:
         first = account.deals(limit=1)[0]
