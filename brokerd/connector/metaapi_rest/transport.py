@@ -90,6 +90,7 @@ class Transport:
 
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
         """Return what `read` makes of the answer; raises `Transient` or `Rejected`."""
+        # a copy: tenacity keeps where an iteration stands on the object
         return await self._retrying.copy()(self._attempt, request, read)
 
     async def _attempt(self, request: Request, read: Callable[[bytes], T]) -> T:

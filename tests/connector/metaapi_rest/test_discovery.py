@@ -49,7 +49,6 @@ async def test_a_moved_domain_is_followed(rig: "Rig") -> None:
     """A user moved to servers of their own is found there after the ten minutes."""
     asked = respx.get(DISCOVERY).respond(json=FOUND)
     information()
-    moved = information("dedicated.test:8443")
     client = rig.client(client_url=None)
     await client.account_information(rig.remote)
     asked.respond(json=FOUND | {"domain": "dedicated.test"})
@@ -62,7 +61,12 @@ async def test_a_moved_domain_is_followed(rig: "Rig") -> None:
 @respx.mock
 async def test_waiting_links_share_one_answer(rig: "Rig") -> None:
     """A hundred links that start together ask once; each token asks for itself."""
-    asked = respx.get(DISCOVERY).respond(json=FOUND)
+
+    async def slowly(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        return httpx.Response(200, json=FOUND)
+
+    asked = respx.get(DISCOVERY).mock(side_effect=slowly)
     information()
     client = rig.client(client_url=None)
     other = replace(rig.remote, token="other")
