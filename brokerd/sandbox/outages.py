@@ -1,6 +1,6 @@
-"""The faults that act by themselves: sockets cut, brokers lost; called often, each acts when due.
+"""The faults that cut sockets.
 
-Sockets are cut once at switching on and then `per_minute` times a minute, until `limit`. A strike
+They are cut once at switching on and then `per_minute` times a minute, until `limit`. A strike
 counts only when it cut something. Which socket is the second one shows in what was subscribed on
 it: nothing but instance 1.
 """
@@ -8,11 +8,9 @@ it: nothing but instance 1.
 from collections.abc import Callable, Mapping
 
 from brokerd.sandbox.eio import Socket
-from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.registry import Registry
 from brokerd.sandbox.terminal import Stream
-from brokerd.sandbox.truth import Broker, TruthAccount
 
 _MINUTE_SECONDS = 60.0
 
@@ -82,46 +80,6 @@ class SocketOutages:
             self._later += [(now + fault.seconds, socket) for socket in second]
             for socket in targets.keys() - second.keys():
                 self._drop(socket)
-
-
-class BrokerOutages:
-    """Takes terminals away from their broker while the fault is on, and gives them back after."""
-
-    def __init__(self, broker: Broker, *, faults: Faults) -> None:
-        self._broker = broker
-        self._faults = faults
-        self._fault: Fault | None = None
-        self._lost: set[str] = set()
-
-    def tick(self) -> None:
-        """Bring every terminal to where the fault wants it."""
-        fault = next(
-            (f for f in self._faults.active if f.kind is FaultKind.BROKER_DISCONNECT), None
-        )
-        if fault is not self._fault:
-            self._fault = fault
-            self._restore(fault)
-            if fault is not None:
-                self._take_away(fault)
-
-    def _take_away(self, fault: Fault) -> None:
-        for account in list(self._broker.accounts.values()):
-            account_id = account.metaapi_id
-            if account.is_reachable and self._faults.strike(fault.kind, account_id=account_id):
-                self._lost.add(account_id)
-                account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
-
-    def _restore(self, fault: Fault | None) -> None:
-        kept = {a for a in self._lost if fault is not None and fault.covers(a)}
-        for account_id in self._lost - kept:
-            account = self._broker.accounts.get(account_id)
-            if account is not None and _is_deployed(account):
-                account.set_connection(ConnectionStatus.CONNECTED)
-        self._lost = kept
-
-
-def _is_deployed(account: TruthAccount) -> bool:
-    return account.state is ProvisioningState.DEPLOYED
 
 
 def _second(targets: Mapping[Socket, _Streams]) -> dict[Socket, _Streams]:

@@ -61,7 +61,7 @@ class StreamService:
         self.registry = Registry()
         self._broker = broker
         self._faults = faults
-        self._views = views
+        self.views = views
         self._settings = settings
         self._burst = burst
         self._delivery = Delivery(clock=broker.clock, faults=faults)
@@ -175,7 +175,7 @@ class StreamService:
             self._quotes.append((now + self._settings.quote_seconds, stream))
 
     def _synchronize(self, stream: Stream, request: Request, account: TruthAccount) -> None:
-        snapshot = self._views.snapshot(
+        snapshot = self.views.snapshot(
             account,
             orders_from=request.starting_history_order_time,
             deals_from=request.starting_deal_time,

@@ -1,0 +1,214 @@
+"""One aiohttp application that is the whole of MetaApi, and the control of it, on one port."""
+
+import asyncio
+import json
+import signal
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import msgspec
+from aiohttp import web
+
+from brokerd.clock import Clock, SystemClock
+from brokerd.sandbox.broker_faults import BrokerFaults
+from brokerd.sandbox.eio import EioServer, Socket
+from brokerd.sandbox.facts import Reliability
+from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.habits import Past
+from brokerd.sandbox.market import Market
+from brokerd.sandbox.outages import SocketOutages
+from brokerd.sandbox.stream import StreamService, StreamSettings
+from brokerd.sandbox.symbols import ServerSpec, open_server
+from brokerd.sandbox.terminals import Terminals
+from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
+
+DEFAULT_TOKEN = "sandbox.access.token"  # noqa: S105  # opens nothing but a sandbox
+"""Shaped like a JWT: the SDK refuses to provision with anything else (metaapi.md 1.3)."""
+
+_TICK_SECONDS = 0.1
+_SWEEP_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Files of a TLS certificate and its key; with them the sandbox speaks https and wss."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSettings:
+    """What a sandbox is started with; `accounts` are regular ones, on one MT5 server."""
+
+    port: int = 0
+    seed: int = 1
+    accounts: int = 0
+    past: Past = field(default_factory=Past)
+    deals_per_account_minute: float = 1.0
+    server: ServerSpec = field(default_factory=ServerSpec)
+    stream: StreamSettings = field(default_factory=StreamSettings)
+    token: str = field(default=DEFAULT_TOKEN, repr=False)
+    certificate: Certificate | None = None
+
+
+class Sandbox:
+    """A MetaApi in this process: the truth, its faults, and the services that show it."""
+
+    def __init__(self, settings: SandboxSettings, *, clock: Clock) -> None:
+        random = Random(settings.seed)  # noqa: S311  # reproducible, not secret
+        self.settings = settings
+        self.url = ""
+        self.broker = Broker(clock=clock, random=random)
+        self.faults = Faults(random=random)
+        self.market = Market(
+            self.broker, random=random, deals_per_account_minute=settings.deals_per_account_minute
+        )
+        self.stream = StreamService(
+            self.broker,
+            faults=self.faults,
+            views=Terminals(ignored_fields=frozenset()),
+            settings=settings.stream,
+            burst=self._burst,
+        )
+        self.sockets = EioServer(_Door(self), clock=clock)
+        self._clock = clock
+        self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
+        self._socket_outages = SocketOutages(
+            self.stream.registry, faults=self.faults, drop=self.sockets.drop
+        )
+        self._server = open_server(self.broker, settings.server)
+        for _ in range(settings.accounts):
+            self.add_account()
+
+    @property
+    def domain(self) -> str:
+        """Return what the SDK's `domain` option must be to find a sandbox with TLS (sdk.md 4)."""
+        return f"x@{self.url.partition('//')[2]}"
+
+    def add_account(
+        self, *, reliability: Reliability = "regular", past: Past | None = None
+    ) -> TruthAccount:
+        """Open an account on the first server and write its past."""
+        account = self.broker.add_account(AccountSpec(server=self._server, reliability=reliability))
+        self.market.seed(account, past or self.settings.past)
+        return account
+
+    def application(self) -> web.Application:
+        """Return the application with every service in it."""
+        app = web.Application(client_max_size=16 * 1024 * 1024)
+        app.router.add_route("*", "/ws/", self.sockets.handle)
+        return app
+
+    def tick(self) -> None:
+        """Do everything of the stream that is due."""
+        self.stream.tick()
+        self._socket_outages.tick(self._clock.monotonic())
+
+    async def run(self) -> None:
+        """Live until cancelled: trade, beat, fail."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.market.run(), name="sandbox-market")
+            group.create_task(self._broker_faults.run(), name="sandbox-broker-faults")
+            group.create_task(self._run_stream(), name="sandbox-stream")
+
+    def drop_sockets(self) -> None:
+        """Cut every connection, so that the server can close without waiting for them."""
+        for socket in self.sockets.sockets:
+            self.sockets.drop(socket)
+
+    def _burst(self, account: TruthAccount, deals: int) -> None:
+        self.market.trade(account, deals=deals)
+
+    async def _run_stream(self) -> None:
+        swept_at = self._clock.monotonic()
+        while True:
+            self.tick()
+            if self._clock.monotonic() - swept_at >= _SWEEP_SECONDS:
+                swept_at = self._clock.monotonic()
+                self.sockets.sweep()
+            await asyncio.sleep(_TICK_SECONDS)
+
+
+class _Door:
+    """Lets sockets in, and hands what they say to the stream service."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def is_authorized(self, token: str) -> bool:
+        """Accept the sandbox's token."""
+        return token == self._sandbox.settings.token
+
+    def may_upgrade(self, _socket: Socket) -> bool:
+        """Answer the probe unless the fault that stalls upgrades strikes."""
+        return self._sandbox.faults.strike(FaultKind.STALL_UPGRADE) is None
+
+    def received(self, socket: Socket, *, event: str, body: msgspec.Raw) -> None:
+        """Pass requests on; clients send nothing else."""
+        if event == "request":
+            self._sandbox.stream.received(socket, body)
+
+    def closed(self, socket: Socket) -> None:
+        """Forget the socket's subscriptions."""
+        self._sandbox.stream.closed(socket)
+
+
+@asynccontextmanager
+async def running_sandbox(
+    settings: SandboxSettings | None = None, *, clock: Clock | None = None
+) -> AsyncIterator[Sandbox]:
+    """Serve a sandbox on loopback for as long as the block runs."""
+    sandbox = Sandbox(settings or SandboxSettings(), clock=clock or SystemClock())
+    runner = web.AppRunner(
+        sandbox.application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+    )
+    await runner.setup()
+    failure: Exception | None = None
+    try:
+        await _listen(sandbox, runner)
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(sandbox.run(), name="sandbox")
+            try:
+                yield sandbox
+            except Exception as error:  # noqa: BLE001  # raised again below, out of the group
+                failure = error
+            life.cancel()
+    finally:
+        sandbox.drop_sockets()
+        await runner.cleanup()
+    if failure is not None:
+        raise failure  # as it was: a group would wrap it
+
+
+async def _listen(sandbox: Sandbox, runner: web.AppRunner) -> None:
+    context = None
+    certificate = sandbox.settings.certificate
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate.cert, certificate.key)
+    site = web.TCPSite(runner, "127.0.0.1", sandbox.settings.port, ssl_context=context)
+    await site.start()
+    scheme = "http" if context is None else "https"
+    sandbox.url = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
+
+
+async def serve(settings: SandboxSettings) -> None:
+    """Run a sandbox until SIGTERM or SIGINT; says where it is as one line of JSON when ready."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running_sandbox(settings) as sandbox:
+        ready = {
+            "url": sandbox.url,
+            "token": settings.token,
+            "accounts": list(sandbox.broker.accounts),
+        }
+        print(json.dumps(ready), flush=True)  # noqa: T201  # what the caller waits for
+        await stop.wait()
