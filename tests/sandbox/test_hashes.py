@@ -35,7 +35,7 @@ def sdk_hash(items: Sequence[dict[str, object]], account_type: str) -> str:
 
 def specification(seed: int) -> dict[str, object]:
     """Make a specification with every kind of value."""
-    rng = random.Random(seed)  # noqa: S311  # test values
+    rng = random.Random(seed)  # test values
     return {
         "symbol": f"SYM{seed}é",
         "tickSize": rng.choice([0.00001, 1e-7, 0.25, 1, 0.1 + 0.2]),
