@@ -15,12 +15,15 @@ from aiohttp import web
 
 from brokerd.clock import Clock, SystemClock
 from brokerd.sandbox.broker_faults import BrokerFaults
+from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
 from brokerd.sandbox.eio import EioServer, Socket
 from brokerd.sandbox.facts import Reliability
 from brokerd.sandbox.faults import FaultKind, Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
+from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
+from brokerd.sandbox.rest_gate import Gate, Tokens
 from brokerd.sandbox.stream import StreamService, StreamSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.terminals import Terminals
@@ -72,12 +75,17 @@ class Sandbox:
         self.stream = StreamService(
             self.broker,
             faults=self.faults,
-            views=Terminals(ignored_fields=frozenset()),
+            views=Terminals(
+                ignored_fields=frozenset(HASHING_IGNORED_FIELDS["g2"]["specification"])
+            ),
             settings=settings.stream,
             burst=self._burst,
         )
-        self.sockets = EioServer(_Door(self), clock=clock)
         self._clock = clock
+        self._tokens = Tokens(valid=frozenset({settings.token}))
+        self.sockets = EioServer(
+            _Door(self.stream, faults=self.faults, tokens=self._tokens), clock=clock
+        )
         self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
         self._socket_outages = SocketOutages(
             self.stream.registry, faults=self.faults, drop=self.sockets.drop
@@ -103,6 +111,14 @@ class Sandbox:
         """Return the application with every service in it."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/ws/", self.sockets.handle)
+        gate = Gate(
+            tokens=self._tokens, faults=self.faults, clock=self._clock, random=self.broker.random
+        )
+        provisioning = Provisioning(
+            self.broker, gate=gate, settings=ProvisioningSettings(domain=lambda: self.domain)
+        )
+        app.add_routes(provisioning.routes())
+        app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
         return app
 
     def tick(self) -> None:
@@ -138,25 +154,27 @@ class Sandbox:
 class _Door:
     """Lets sockets in, and hands what they say to the stream service."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, stream: StreamService, *, faults: Faults, tokens: Tokens) -> None:
+        self._stream = stream
+        self._faults = faults
+        self._tokens = tokens
 
     def is_authorized(self, token: str) -> bool:
-        """Accept the sandbox's token."""
-        return token == self._sandbox.settings.token
+        """Accept the tokens that open the REST services too."""
+        return self._tokens.is_valid(token)
 
     def may_upgrade(self, _socket: Socket) -> bool:
         """Answer the probe unless the fault that stalls upgrades strikes."""
-        return self._sandbox.faults.strike(FaultKind.STALL_UPGRADE) is None
+        return self._faults.strike(FaultKind.STALL_UPGRADE) is None
 
     def received(self, socket: Socket, *, event: str, body: msgspec.Raw) -> None:
         """Pass requests on; clients send nothing else."""
         if event == "request":
-            self._sandbox.stream.received(socket, body)
+            self._stream.received(socket, body)
 
     def closed(self, socket: Socket) -> None:
         """Forget the socket's subscriptions."""
-        self._sandbox.stream.closed(socket)
+        self._stream.closed(socket)
 
 
 @asynccontextmanager
