@@ -1,0 +1,40 @@
+"""One open connection of a link, as the connector's `Session`."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+
+from brokerd.connector.metaapi_stream.buffer import EventBuffer
+from brokerd.connector.metaapi_stream.listener import StreamListener
+from brokerd.connector.ports import StreamEvent
+
+
+class StreamSession:
+    """Reads what the listener put aside; `leave` gives the connection back."""
+
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        *,
+        listener: StreamListener,
+        leave: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._buffer = buffer
+        self._listener = listener
+        self._leave = leave
+
+    async def receive(self) -> Sequence[StreamEvent]:
+        """Wait for events and return all that wait; raises `LinkLost` once closed."""
+        return await self._buffer.take()
+
+    def acknowledge(self, through: datetime) -> None:
+        """Let the next synchronization start there."""
+        self._listener.acknowledge(through)
+
+    def end(self) -> None:
+        """Make `receive` raise; the connection itself is taken down with its client."""
+        self._buffer.end()
+
+    async def close(self) -> None:
+        """Leave in bounded time; never raises."""
+        self._buffer.end()
+        await self._leave()
