@@ -85,12 +85,18 @@ class TruthAccount:
     """One trading account. `balance` and `credit` are the sums of its deals, always."""
 
     def __init__(
-        self, *, metaapi_id: str, login: str, spec: AccountSpec, tell: ChangeListener
+        self,
+        *,
+        metaapi_id: str,
+        login: str,
+        spec: AccountSpec,
+        created_at: datetime,
+        tell: ChangeListener,
     ) -> None:
         self.metaapi_id = metaapi_id
         self.login = login
         self.spec = spec
-        self.created_at: datetime | None = None
+        self.created_at = created_at
         self.balance = ZERO
         self.credit = ZERO
         self.positions: dict[str, TruthPosition] = {}
@@ -295,9 +301,9 @@ class Broker:
             metaapi_id=str(UUID(int=self.random.getrandbits(128), version=4)),
             login=str(self._next_login),
             spec=spec,
+            created_at=self.now(),
             tell=self._tell,
         )
-        account.created_at = self.now()
         self._next_login += 1
         self.accounts[account.metaapi_id] = account
         return account
