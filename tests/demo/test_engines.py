@@ -21,7 +21,7 @@ import redis.asyncio as redis
 
 from brokerd.demo import folder as folders
 from brokerd.demo.engines import engines
-from brokerd.demo.server import _EXEC_IF_LAUNCHER_LIVES
+from brokerd.demo.server import _EXEC_IF_LAUNCHER_LIVES, run_once, spawn
 from brokerd.demo.wheels import package_folder
 from brokerd.errors import EngineFailed
 
@@ -31,7 +31,8 @@ from brokerd.demo.engines import engines
 
 async def main():
     async with engines(is_durable=False) as running:
-        print(json.dumps([running.postgres.pid, running.valkey.pid, running.postgres_url]), flush=True)
+        facts = [running.postgres.pid, running.valkey.pid, running.postgres_url]
+        print(json.dumps(facts), flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -109,9 +110,9 @@ def _wait_until_gone(run: Run) -> None:
 
 def _end(*runs: Run) -> None:
     for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
+        run.process.kill()
         run.process.wait()
+    for run in runs:
         _wait_until_gone(run)
 
 
@@ -165,13 +166,15 @@ async def test_start_beside_a_live_backend_of_a_killed_server(temporary: Path) -
     """A start right after a kill waits for the old server's last processes, then serves."""
     async with engines(is_durable=False) as running:
         connection = await psycopg.AsyncConnection.connect(running.postgres_url)
-        sleeping = asyncio.ensure_future(connection.execute("SELECT pg_sleep(1)"))
-        await asyncio.sleep(0.1)
+        backend_pid = connection.info.backend_pid
+        os.kill(backend_pid, signal.SIGSTOP)  # it cannot notice that its server is gone
         running.postgres.kill()
-        await running.postgres.start()
+        async with asyncio.TaskGroup() as group:
+            start = group.create_task(running.postgres.start())
+            await asyncio.sleep(0.6)
+            assert not start.done()
+            os.kill(backend_pid, signal.SIGCONT)
         await _execute(running.postgres_url, "SELECT 1")
-        with pytest.raises(psycopg.OperationalError):
-            await sleeping
         await connection.close()
     assert _entries(temporary) == set()
 
@@ -203,6 +206,8 @@ def test_ctrl_c_leaves_nothing(temporary: Path) -> None:
     """An interrupt of the whole foreground group ends in order and removes the folder."""
     run = _launch(temporary)
     try:
+        for pid in (run.postgres_pid, run.valkey_pid):
+            assert os.getsid(pid) == pid, "the terminal would reach the engines before us"
         os.killpg(run.process.pid, signal.SIGINT)
         run.process.wait()
         assert not run.has_survivors()
@@ -257,6 +262,33 @@ def test_sweep_leaves_what_is_not_provably_ours(temporary: Path) -> None:
     (temporary / f"{folders.PREFIX}dead").mkdir()
     assert folders.sweep(user=folders.engine_user()) == [temporary / f"{folders.PREFIX}dead"]
     assert _entries(temporary) == expected
+
+
+async def test_folder_is_not_swept_while_an_engine_lives(temporary: Path) -> None:
+    """An engine that outlives its launcher for a moment keeps its folder until it has ended."""
+    own = folders.EngineFolder(user=folders.engine_user())
+    engine = spawn(["sleep", "60"], name="sleep", death_signal=signal.SIGTERM, folder=own)
+    os.close(own.lock_fd)
+    assert folders.sweep(user=own.user) == []
+    engine.kill()
+    engine.wait()
+    assert folders.sweep(user=own.user) == [own.path]
+    assert _entries(temporary) == set()
+
+
+async def test_engines_inherit_nothing_of_our_environment(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens in our environment do not reach the engines, nor do settings meant for others."""
+    monkeypatch.setenv("PLANTED_TOKEN", "secret")
+    monkeypatch.setenv("PGDATA", "/elsewhere")
+    own = folders.EngineFolder(user=folders.engine_user())
+    await run_once(["env"], name="env", folder=own)
+    seen = (own.path / "env.log").read_text()
+    await own.remove()
+    names = {line.partition("=")[0] for line in seen.splitlines()}
+    assert names - {"PWD", "OLDPWD", "_", "SHLVL"} == {"PATH", "HOME", "LC_ALL", "TZ"}
+    assert _entries(temporary) == set()
 
 
 def _modes(*roots: Path) -> dict[Path, tuple[int, int, int]]:
