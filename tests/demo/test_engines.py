@@ -264,6 +264,22 @@ def test_sweep_leaves_what_is_not_provably_ours(temporary: Path) -> None:
     assert _entries(temporary) == expected
 
 
+@pytest.mark.parametrize("name", ["closed", "x" * 80])
+async def test_unfit_temporary_folder_is_passed_over(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A temporary folder too long for sockets, or closed to the engines' user, is not used."""
+    unfit = temporary / name
+    unfit.mkdir(mode=0o700)
+    if name == "closed" and os.geteuid() != 0:
+        unfit.chmod(0o500)
+    monkeypatch.setattr(tempfile, "tempdir", str(unfit))
+    own = folders.EngineFolder(user=folders.engine_user())
+    assert own.path.parent == temporary.parent
+    await own.remove()
+    assert _entries(unfit) == set()
+
+
 async def test_folder_is_not_swept_while_an_engine_lives(temporary: Path) -> None:
     """An engine that outlives its launcher for a moment keeps its folder until it has ended."""
     own = folders.EngineFolder(user=folders.engine_user())
