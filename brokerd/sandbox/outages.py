@@ -17,6 +17,11 @@ _MINUTE_SECONDS = 60.0
 _Streams = tuple[Stream, ...]
 
 
+def is_second(streams: _Streams) -> bool:
+    """Say whether a socket serves second instances only."""
+    return all(stream.instance_index == 1 for stream in streams)
+
+
 class SocketOutages:
     """Cuts sockets as the faults ask."""
 
@@ -83,8 +88,4 @@ class SocketOutages:
 
 
 def _second(targets: Mapping[Socket, _Streams]) -> dict[Socket, _Streams]:
-    return {
-        socket: streams
-        for socket, streams in targets.items()
-        if all(stream.instance_index == 1 for stream in streams)
-    }
+    return {socket: streams for socket, streams in targets.items() if is_second(streams)}
