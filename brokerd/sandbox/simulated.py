@@ -1,0 +1,185 @@
+"""MetaApi in process: the sandbox's truth behind the connector's ports, for virtual time.
+
+No sockets, no SDK, no tasks. Of the faults it knows delay, throttle (both kinds), server error,
+synchronizing, mute, stop status, lose and duplicate packets; `is_down`, `drop` and `kill` stand for
+the network.
+"""
+
+import asyncio
+from datetime import datetime
+
+from brokerd.connector.ports import PAGE_LIMIT, AccountInformation, DealsPage, RemoteAccount
+from brokerd.domain import DealId, MetaApiRef, Platform
+from brokerd.errors import NotConnected, RemoteUnavailable, Throttled, Unauthorized
+from brokerd.sandbox.facts import TruthDeal
+from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.simulated_session import (
+    SimulatedNetwork,
+    SimulatedSession,
+    SimulatedSettings,
+    domain_amount,
+    domain_deal,
+)
+from brokerd.sandbox.truth import Broker, Change, TruthAccount
+
+
+class SimulatedMetaApi:
+    """Both ports over one broker.
+
+    `is_down`: nothing answers, and sessions that are dropped do not come back.
+    `is_token_revoked`: every request and every new session is refused.
+    """
+
+    def __init__(
+        self, broker: Broker, *, faults: Faults, settings: SimulatedSettings | None = None
+    ) -> None:
+        self.broker = broker
+        self.faults = faults
+        self.settings = settings or SimulatedSettings()
+        self.is_token_revoked = False
+        self._network = SimulatedNetwork(clock=broker.clock, faults=faults, settings=self.settings)
+        self._sessions: dict[str, list[SimulatedSession]] = {}
+        broker.listen(self._changed)
+
+    @property
+    def is_down(self) -> bool:
+        """Say whether the whole service is away."""
+        return self._network.is_down
+
+    @is_down.setter
+    def is_down(self, is_down: bool) -> None:
+        self._network.is_down = is_down
+        if is_down:
+            for account_id in self._sessions:
+                self.drop(account_id)
+
+    @property
+    def open_sessions(self) -> int:
+        """Return how many sessions are open: a closed link must leave none."""
+        return sum(len(sessions) for sessions in self._sessions.values())
+
+    def drop(self, account_id: str) -> None:
+        """Interrupt the account's sessions; they come back by themselves, as the SDK's do."""
+        for session in self._sessions.get(account_id, ()):
+            session.interrupt()
+
+    def kill(self, account_id: str) -> None:
+        """Break the account's sessions beyond repair."""
+        for session in self._sessions.get(account_id, ()):
+            session.kill()
+
+    async def account(self, remote: MetaApiRef) -> RemoteAccount:
+        """Read the account's deployment state."""
+        await self._admit(remote)
+        account = self.broker.account(remote.account_id)
+        return RemoteAccount(
+            account_id=account.metaapi_id,
+            state=account.state,
+            connection_status=account.connection_status,
+            platform=account.platform,
+            login=account.login,
+            server=account.server.name,
+            region=account.spec.region,
+            reliability=account.spec.reliability,
+        )
+
+    async def account_information(self, remote: MetaApiRef) -> AccountInformation:
+        """Read who is connected and the account's balance and credit now."""
+        await self._admit(remote)
+        account = self._reachable(remote)
+        is_mt5 = account.platform is Platform.MT5
+        mode = "HEDGING" if account.spec.is_hedging else "NETTING"
+        return AccountInformation(
+            platform=account.platform,
+            login=account.login,
+            server=account.server.name,
+            currency=account.spec.currency,
+            balance=domain_amount(account.balance),
+            credit=domain_amount(account.credit),
+            margin_mode=f"ACCOUNT_MARGIN_MODE_RETAIL_{mode}" if is_mt5 else None,
+            trade_mode="ACCOUNT_TRADE_MODE_DEMO",
+            currency_digits=2,
+        )
+
+    async def deals(
+        self, remote: MetaApiRef, *, start: datetime, end: datetime, offset: int
+    ) -> DealsPage:
+        """Read one page of the deals with start <= time < end."""
+        await self._admit(remote)
+        account = self._reachable(remote)
+        if self._is_synchronizing(account):
+            return _partial(account, account.deals(start=start, end=end))
+        deals = account.deals(start=start, end=end, offset=offset, limit=PAGE_LIMIT)
+        return _page(account, deals)
+
+    async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
+        """Read the deals the broker holds under one ticket."""
+        await self._admit(remote)
+        account = self._reachable(remote)
+        ticket = deal_id.partition(":")[0]
+        deals = [deal for deal in account.deals() if deal.ticket == ticket]
+        is_partial = self._is_synchronizing(account)
+        return _partial(account, deals) if is_partial else _page(account, deals)
+
+    async def open(
+        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+    ) -> SimulatedSession:
+        """Open the session; it stays silent until the account's terminal is up."""
+        del reliability  # both terminals of a reliable account tell the same
+        self._refuse()
+        account = self.broker.account(remote.account_id)
+        session = SimulatedSession(
+            self._network, account=account, synced_through=synced_through, left=self._left
+        )
+        self._sessions.setdefault(account.metaapi_id, []).append(session)
+        return session
+
+    def _left(self, session: SimulatedSession) -> None:
+        sessions = self._sessions.get(session.account.metaapi_id, [])
+        if session in sessions:
+            sessions.remove(session)
+
+    def _changed(self, change: Change) -> None:
+        for session in self._sessions.get(change.account.metaapi_id, ()):
+            session.changed(change)
+
+    def _is_synchronizing(self, account: TruthAccount) -> bool:
+        struck = self.faults.strike(FaultKind.SYNCHRONIZING, account_id=account.metaapi_id)
+        return struck is not None
+
+    def _reachable(self, remote: MetaApiRef) -> TruthAccount:
+        account = self.broker.account(remote.account_id)
+        if not account.is_reachable:
+            raise NotConnected(f"account {remote.account_id} is not connected to its broker yet")
+        return account
+
+    def _refuse(self) -> None:
+        if self._network.is_down:
+            raise RemoteUnavailable("the simulated MetaApi is down")
+        if self.is_token_revoked:
+            raise Unauthorized("the simulated MetaApi does not know the token")
+
+    async def _admit(self, remote: MetaApiRef) -> None:
+        account_id = remote.account_id
+        delay = self.faults.strike(FaultKind.DELAY, account_id=account_id)
+        await asyncio.sleep(self.settings.rest_seconds if delay is None else delay.seconds)
+        self._refuse()
+        if self.faults.strike(FaultKind.SERVER_ERROR, account_id=account_id) is not None:
+            raise RemoteUnavailable("the simulated MetaApi failed")
+        throttle = self.faults.strike(FaultKind.THROTTLE, account_id=account_id)
+        if throttle is not None:
+            wait_seconds = max(1.0, throttle.seconds)
+            raise Throttled("too many requests", retry_after_seconds=wait_seconds, scope="user")
+        if self.faults.strike(FaultKind.THROTTLE_BARE, account_id=account_id) is not None:
+            raise Throttled("too many requests", retry_after_seconds=1.0)
+
+
+def _page(account: TruthAccount, deals: list[TruthDeal]) -> DealsPage:
+    read = tuple(domain_deal(deal, server=account.server) for deal in deals)
+    return DealsPage(deals=read, is_synchronizing=False)
+
+
+def _partial(account: TruthAccount, deals: list[TruthDeal]) -> DealsPage:
+    half = deals[: min(PAGE_LIMIT, len(deals) // 2)]
+    read = tuple(domain_deal(deal, server=account.server) for deal in half)
+    return DealsPage(deals=read, is_synchronizing=True)
