@@ -1,0 +1,26 @@
+"""Keeps a frozen node from opening anything: its leases may already be somebody else's."""
+
+from datetime import datetime
+
+from brokerd.connector.ports import Session, StreamPort
+from brokerd.domain import MetaApiRef
+from brokerd.errors import LinkLost
+from brokerd.pool.heartbeat import Heartbeat
+
+
+class GatedStream:
+    """A `StreamPort` that opens only while this node's heartbeat is confirmed."""
+
+    def __init__(self, stream: StreamPort, *, heartbeat: Heartbeat) -> None:
+        self._stream = stream
+        self._heartbeat = heartbeat
+
+    async def open(
+        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+    ) -> Session:
+        """Open the session; raises `LinkLost` while the node is frozen."""
+        if self._heartbeat.is_frozen:
+            raise LinkLost("this node has no confirmed heartbeat and opens nothing until it has")
+        return await self._stream.open(
+            remote, reliability=reliability, synced_through=synced_through
+        )
