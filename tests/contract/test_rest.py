@@ -22,7 +22,10 @@ from brokerd.domain import Deal, DealId, MetaApiRef, Platform
 from brokerd.errors import NotConnected, NotFound, RemoteUnavailable, Throttled, Unauthorized
 from brokerd.sandbox.facts import Booking, ConnectionStatus, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
+from brokerd.sandbox.habits import Past
+from brokerd.sandbox.market import Market
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
+from brokerd.sandbox.simulated import SimulatedMetaApi, SimulatedSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 from brokerd.telemetry import Metrics
@@ -83,7 +86,16 @@ def port(http: httpx.AsyncClient, settings: MetaApiSettings) -> RestPort:
     )
 
 
-WORLDS: dict[str, Open] = {"http": over_http}
+@asynccontextmanager
+async def in_process() -> AsyncIterator[World]:
+    """Ask the simulated broker that tests on virtual time stand on."""
+    random = Random(1)
+    broker, faults = Broker(clock=SystemClock(), random=random), Faults(random=random)
+    service = SimulatedMetaApi(broker, faults=faults, settings=SimulatedSettings(rest_seconds=0))
+    yield World(rest=service, broker=broker, faults=faults)
+
+
+WORLDS: dict[str, Open] = {"http": over_http, "simulated": in_process}
 
 
 @pytest.fixture(params=WORLDS.values(), ids=WORLDS.keys())
@@ -388,3 +400,24 @@ async def test_a_token_the_service_does_not_know_is_refused() -> None:
                 assert isinstance(error, Unauthorized)
                 assert "'main'" in str(error)
                 assert "revoked.access" not in str(error)
+
+
+@pytest.mark.parametrize("platform", Platform)
+async def test_both_show_the_same_truth(platform: Platform) -> None:
+    """A busy past with every kind of deal reads equal, value for value, by either way."""
+    async with over_http() as world:
+        simulated = SimulatedMetaApi(
+            world.broker, faults=world.faults, settings=SimulatedSettings(rest_seconds=0)
+        )
+        in_memory = World(rest=simulated, broker=world.broker, faults=world.faults)
+        truth = world.open_account(platform=platform)
+        Market(world.broker, random=Random(5)).seed(truth, Past(deals=1500, days=60))
+        span = {"start": truth.created_at - timedelta(days=61), "end": AFTER + timedelta(days=9999)}
+        over_wire = await pages(world, truth, **span)
+        assert over_wire == await pages(in_memory, truth, **span)
+        assert len({deal.type for page in over_wire for deal in page}) >= 4
+        assert sum(len(page) for page in over_wire) == truth.deal_count
+        shown = await world.rest.account_information(ref(truth))
+        assert shown == await simulated.account_information(ref(truth))
+        assert (shown.balance, shown.credit) == (truth.balance, truth.credit)
+        assert await world.rest.account(ref(truth)) == await simulated.account(ref(truth))
