@@ -18,7 +18,8 @@ BrokerdError
 │   ├── InvalidRequest        400 and every other refused 4xx
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
-│   ├── Conflict              the registry refuses: identity taken, immutable or stale version
+│   ├── Conflict              the registry refuses: identity taken or immutable
+│   │   └── StaleVersion          the link is not as the caller last saw it
 │   ├── QueueFull             queue.max_length is reached
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
 │   ├── BadDeal               a deal that cannot be stored as it stands
@@ -155,9 +156,15 @@ class IdentityMismatch(Rejected):
 
 
 class Conflict(Rejected):
-    """The registry refuses the change: identity taken, identity immutable, or a stale version."""
+    """The registry refuses the change: the identity is taken, or would change."""
 
     code = "conflict"
+
+
+class StaleVersion(Conflict):
+    """The link is not, or no longer, as the caller's precondition says."""
+
+    code = "version_conflict"
 
 
 class QueueFull(Rejected):

@@ -16,14 +16,25 @@ from brokerd.domain import (
     Source,
     UserId,
 )
-from brokerd.queue.ports import QueuePosition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """Where a waiting link stands: `position` 1 is next, as it was `age_seconds` ago.
+
+    `waiting_seconds` counts from the moment since which the link may have a slot.
+    """
+
+    position: int
+    age_seconds: float
+    waiting_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRecord:
-    """A registered link: what is wanted, what its owner last reported, where it waits.
+    """A registered link: what is wanted, what was last reported of it, where it waits.
 
-    `owner` and `epoch` are the lease's; `status` is None before a first report.
+    `owner`, `epoch`, `queued_at` and `not_before` are the lease's; `read_at` is the store's time.
     """
 
     link_id: LinkId
@@ -31,14 +42,16 @@ class LinkRecord:
     generation: int
     created_at: datetime
     is_deleted: bool
-    status: LinkStatus | None
+    status: LinkStatus
     owner: Incarnation | None
     owner_name: str | None
     epoch: int
     watermark: datetime | None
-    deals: int | None
+    deals: int
+    queued_at: datetime
     not_before: datetime | None
-    queue: QueuePosition | None
+    queue: QueuePlace | None
+    read_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +71,8 @@ class Registry(Protocol):
     ) -> PutResult:
         """Create or replace a spec.
 
-        Raises `Conflict` (identity taken or changed, stale `if_match`, not new) and `QueueFull`.
+        Raises `Conflict` (identity taken or changed), `StaleVersion` (`if_match` is not the
+        link's generation, or it is not new) and `QueueFull`.
         """
 
     async def get(self, link_id: LinkId) -> LinkRecord | None:
@@ -70,7 +84,10 @@ class Registry(Protocol):
         """Read links in the order of their ids, starting behind `after`."""
 
     async def delete(self, link_id: LinkId) -> bool:
-        """Ask the link to end; its ledger stays. False when there is none."""
+        """Ask the link to end; its ledger stays. False when there is none.
+
+        True as well while a deleted link is still being drained.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,96 @@
+"""The control API as one ASGI application."""
+
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+from litestar import Litestar, Response, delete, get, put
+from litestar.exceptions import MethodNotAllowedException
+from litestar.types import ASGIApp
+
+from brokerd.api.auth import KeyGuard
+from brokerd.api.bodies import ProblemBody, ViolationBody
+from brokerd.api.links import ApiRequest, LinkRoutes
+from brokerd.api.observed import Observed, request_id_here
+from brokerd.api.openapi import openapi_document
+from brokerd.api.problems import UNFORESEEN, Problem, problem_of
+from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.config.settings import Secret
+from brokerd.telemetry import Metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes:
+    """The handlers of all addresses."""
+
+    links: LinkRoutes
+    deals: DealRoutes
+    probes: ProbeRoutes
+
+
+def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
+    """Build the application; it starts and stops nothing."""
+    guards = [KeyGuard(key)]
+    links, deals, probes = routes.links, routes.deals, routes.probes
+    link = "/v1/links/{link_id:str}"
+    app = Litestar(
+        route_handlers=[
+            put(link, guards=guards, name="put_link")(links.put),
+            get(link, guards=guards, name="get_link")(links.get),
+            delete(link, guards=guards, name="delete_link", status_code=202)(links.delete),
+            get("/v1/links", guards=guards, name="list_links")(links.page),
+            get("/v1/deals", guards=guards, name="list_deals")(deals.page),
+            get("/livez", name="livez")(probes.live),
+            get("/readyz", name="readyz")(probes.ready),
+            get("/metrics", name="metrics")(probes.scrape),
+            get("/openapi.json", name="openapi")(_openapi),
+        ],
+        exception_handlers={Exception: _failed},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=MAX_BODY_BYTES,
+    )
+    return Observed(app, metrics=metrics)
+
+
+async def _openapi() -> Response[bytes]:
+    """Show what this API offers."""
+    return Response(openapi_document(), media_type="application/json")
+
+
+def _failed(request: ApiRequest, error: Exception) -> Response[bytes]:
+    """Answer with a problem; what nobody foresaw is logged, and not told."""
+    problem = problem_of(error)
+    if problem is None:
+        log.error("api.failed", route=request.url.path, exc_info=error)
+        problem = UNFORESEEN
+    allowed = error.headers if isinstance(error, MethodNotAllowedException) else None
+    return Response(
+        msgspec.json.encode(_body(problem, link_id=request.path_params.get("link_id"))),
+        status_code=problem.status,
+        headers={
+            "content-type": "application/problem+json",
+            "Cache-Control": "no-store",
+            **problem.headers,
+            **(allowed or {}),
+        },
+    )
+
+
+def _body(problem: Problem, *, link_id: str | None) -> ProblemBody:
+    return ProblemBody(
+        type=problem.type,
+        title=problem.title,
+        status=problem.status,
+        request_id=request_id_here(),
+        retryable=problem.is_retryable,
+        reason=problem.reason,
+        detail=problem.detail,
+        retry_after_seconds=problem.retry_after_seconds,
+        link_id=link_id,
+        violations=[ViolationBody(path=v.path, message=v.message) for v in problem.violations],
+    )

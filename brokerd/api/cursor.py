@@ -1,0 +1,58 @@
+"""The opaque `after` of a page: where the last one ended, readable by us alone."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from brokerd.api.ports import StoredDeal
+from brokerd.domain import AccountId, DealId, LinkId
+
+DealKey = tuple[datetime, DealId, AccountId]
+
+
+class BadCursor(Exception):
+    """The cursor is not one that we gave."""
+
+
+def link_cursor(link_id: LinkId) -> str:
+    """Return the cursor behind a link."""
+    return _pack(("l", link_id))
+
+
+def deal_cursor(stored: StoredDeal) -> str:
+    """Return the cursor behind a deal."""
+    return _pack(("d", stored.deal.time, stored.deal.deal_id, stored.account_id))
+
+
+def read_link_cursor(cursor: str) -> LinkId:
+    """Return the link behind which to go on; raises `BadCursor`."""
+    kind, link_id = _unpack(cursor, tuple[str, str])
+    if kind != "l" or not link_id.isprintable():
+        raise BadCursor
+    return LinkId(link_id)
+
+
+def read_deal_cursor(cursor: str) -> DealKey:
+    """Return the key behind which to go on; raises `BadCursor`."""
+    kind, time, deal_id, account_id = _unpack(cursor, tuple[str, datetime, str, int])
+    is_storable = time.tzinfo is not None and 0 <= account_id < 1 << 63 and deal_id.isprintable()
+    if kind != "d" or not is_storable:
+        raise BadCursor
+    return time, DealId(deal_id), AccountId(account_id)
+
+
+def _pack(value: tuple[object, ...]) -> str:
+    return urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+
+
+T = TypeVar("T")
+
+
+def _unpack(cursor: str, kind: type[T]) -> T:
+    try:
+        raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise BadCursor from error

@@ -1,0 +1,119 @@
+"""One control API over the memory adapters, called through ASGI."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import httpx
+import pytest
+from litestar.types import ASGIApp
+from prometheus_client import CollectorRegistry
+
+from brokerd.api.app import Routes, create_app
+from brokerd.api.hints import LocalHints
+from brokerd.api.links import LinkRoutes
+from brokerd.api.memory import MemoryRegistry
+from brokerd.api.memory_deals import MemoryDealReader
+from brokerd.api.readiness import READY, Readiness
+from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.snapshots import NoSnapshots
+from brokerd.clock import SystemClock
+from brokerd.config.settings import QueueSettings, Secret
+from brokerd.domain import Incarnation, Phase
+from brokerd.store.memory import MemoryState, NodeRow
+from brokerd.telemetry import Metrics
+
+KEY = "0123456789abcdef0123456789abcdef"
+NODE = Incarnation(7)
+
+
+def put_body(login="5016", **spec):
+    """Build the body of a PUT; keywords replace parts of the spec."""
+    return {
+        "spec": {
+            "userId": "u-17",
+            "desired": "live",
+            "priority": "normal",
+            "metaapi": {"token": "main", "accountId": "a-1", "region": "london"},
+            "identity": {
+                "platform": "mt5",
+                "login": login,
+                "server": "Broker-Demo",
+                "currency": "USD",
+            },
+            "syncFrom": "2024-01-01T00:00:00Z",
+            "maxStalenessSeconds": None,
+            "labels": {"tier": "gold"},
+            **spec,
+        }
+    }
+
+
+@dataclass
+class Api:
+    """The application with everything behind it at hand."""
+
+    app: ASGIApp
+    client: httpx.AsyncClient
+    state: MemoryState
+    registry: MemoryRegistry
+    readiness: Readiness
+    metrics: Metrics
+    wake: asyncio.Event
+
+    def account(self, link_id):
+        """Return the account that bears a link id."""
+        return next(a.account_id for a in self.state.accounts.values() if a.link_id == link_id)
+
+    def own(self, link_id, phase=Phase.LIVE):
+        """Let a node run the link and report a phase."""
+        account_id = self.account(link_id)
+        lease = self.state.leases[account_id]
+        now = self.state.clock.now()
+        self.state.nodes[NODE] = NodeRow(
+            incarnation=NODE, name="n7", max_links=9, started_at=now, heartbeat_at=now
+        )
+        self.state.leases[account_id] = replace(lease, owner=NODE, epoch=lease.epoch + 1)
+        status = self.state.links[account_id]
+        self.state.links[account_id] = replace(
+            status, phase=phase, reason=phase.capitalize(), since=now
+        )
+
+    def release(self, link_id):
+        """Let the node give the link back."""
+        account_id = self.account(link_id)
+        self.state.leases[account_id] = replace(self.state.leases[account_id], owner=None)
+
+
+def make_api(state, *, max_length=100):
+    """Build the application over the rows of `state`."""
+    registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
+    metrics, wake = Metrics(CollectorRegistry()), asyncio.Event()
+    readiness = Readiness(registry, clock=state.clock)
+    readiness.enter(READY)
+    routes = Routes(
+        links=LinkRoutes(
+            registry=registry,
+            snapshots=NoSnapshots(),
+            hints=LocalHints(wake),
+            clock=state.clock,
+            tokens=frozenset({"main"}),
+        ),
+        deals=DealRoutes(reader=MemoryDealReader(state)),
+        probes=ProbeRoutes(readiness=readiness, metrics=metrics.registry),
+    )
+    app = create_app(routes, key=Secret(KEY), metrics=metrics)
+    client = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app),
+        base_url="http://brokerd",
+        headers={"Authorization": f"Bearer {KEY}"},
+    )
+    return Api(app, client, state, registry, readiness, metrics, wake)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    """Give an API over an empty store."""
+    made = make_api(MemoryState(clock=SystemClock()))
+    async with made.client:
+        yield made
