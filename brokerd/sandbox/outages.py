@@ -5,7 +5,7 @@ counts only when it cut something. Which socket is the second one shows in what 
 it: nothing but instance 1.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from brokerd.sandbox.eio import Socket
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
@@ -43,6 +43,20 @@ class SocketOutages:
         for fault in self._faults.active:
             if self._is_due(fault, now):
                 self._act(fault, now)
+
+    def cut(
+        self, *, account_ids: Collection[str] | None = None, instance_index: int | None = None
+    ) -> int:
+        """Cut the sockets subscribed for these accounts and this instance alone; say how many."""
+        chosen = [
+            socket
+            for socket, streams in self._registry.sockets()
+            if (account_ids is None or any(s.account_id in account_ids for s in streams))
+            and (instance_index is None or all(s.instance_index == instance_index for s in streams))
+        ]
+        for socket in chosen:
+            self._drop(socket)
+        return len(chosen)
 
     def _act(self, fault: Fault, now: float) -> None:
         match fault.kind:

@@ -16,6 +16,8 @@ from aiohttp import web
 from brokerd.clock import Clock, SystemClock
 from brokerd.sandbox.broker_faults import BrokerFaults
 from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
+from brokerd.sandbox.control import Control
+from brokerd.sandbox.control_requests import DropSockets
 from brokerd.sandbox.eio import EioServer, Socket
 from brokerd.sandbox.facts import Reliability
 from brokerd.sandbox.faults import FaultKind, Faults
@@ -119,6 +121,10 @@ class Sandbox:
         )
         app.add_routes(provisioning.routes())
         app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
+        control = Control(
+            self.broker, market=self.market, faults=self.faults, drop_sockets=self._cut
+        )
+        app.add_routes(control.routes())
         return app
 
     def tick(self) -> None:
@@ -137,6 +143,11 @@ class Sandbox:
         """Cut every connection, so that the server can close without waiting for them."""
         for socket in self.sockets.sockets:
             self.sockets.drop(socket)
+
+    def _cut(self, wanted: DropSockets) -> int:
+        return self._socket_outages.cut(
+            account_ids=wanted.account_ids, instance_index=wanted.instance_index
+        )
 
     def _burst(self, account: TruthAccount, deals: int) -> None:
         self.market.trade(account, deals=deals)
