@@ -75,8 +75,9 @@ class Heartbeat:
 
     async def _keep_beating(self) -> None:
         while True:
+            next_at = self._clock.monotonic() + self._settings.heartbeat_seconds
             await self._beat()
-            await asyncio.sleep(self._settings.heartbeat_seconds)
+            await asyncio.sleep(max(0.0, next_at - self._clock.monotonic()))
 
     async def _beat(self) -> None:
         sent_at = self._clock.boottime()
