@@ -26,8 +26,6 @@ from brokerd.config.settings import DatabaseSettings, Secret
 from brokerd.errors import ConfigInvalid, StoreUnavailable
 from brokerd.telemetry import Metrics
 
-_Pool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]
-
 _LOCAL_LIMITS = sa.text(
     "SELECT set_config('statement_timeout', :limit, true),"
     " set_config('idle_in_transaction_session_timeout', :limit, true)"
@@ -89,6 +87,34 @@ def unavailability(error: BaseException | None) -> str | None:
     return next((u.reason for u in _UNAVAILABLE if state.startswith(u.prefix)), None)
 
 
+class _Lent(psycopg.AsyncConnection[TupleRow]):
+    """A connection of the pool, which must get back even those that broke.
+
+    With `close_returns` psycopg returns a connection on close(), but not one that is closed
+    already: each lost connection would take a place in the pool with it, for ever.
+    """
+
+    lender: "_Pool | None" = None
+
+    async def close(self) -> None:
+        """Go back to the pool, which replaces what is broken."""
+        if self.closed and self.lender is not None:
+            lender, self.lender = self.lender, None
+            await lender.putconn(self)
+        else:
+            await super().close()
+
+    @property
+    def has_input(self) -> bool:
+        """Say whether something is to be read; on an idle connection, the server's farewell."""
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+
+_Pool = psycopg_pool.AsyncConnectionPool[_Lent]
+
+
 class Database:
     """One bounded pool of connections; made by `open_database`."""
 
@@ -147,6 +173,7 @@ async def open_database(
     size = settings.pool_size if max_connections is None else max_connections
     pool: _Pool = psycopg_pool.AsyncConnectionPool(
         conninfo(settings.url),
+        connection_class=_Lent,
         kwargs={
             "prepare_threshold": None,
             "connect_timeout": max(2, math.ceil(settings.acquire_seconds)),  # libpq's least is 2
@@ -160,14 +187,13 @@ async def open_database(
         max_lifetime=settings.lifetime_seconds,
         # The pool's own retries slow down to minutes; giving up at once makes each caller dial.
         reconnect_timeout=settings.acquire_seconds,
-        check=_refuse_closed,
         close_returns=True,
         open=False,
         name="brokerd",
     )
     engine = create_async_engine(
         "postgresql+psycopg://",
-        async_creator=pool.getconn,
+        async_creator=lambda: _lend(pool),
         poolclass=NullPool,
         use_native_hstore=False,
         hide_parameters=True,  # an error's text must not carry users' deals into the logs
@@ -176,13 +202,17 @@ async def open_database(
         yield Database(engine, timeout_seconds=settings.statement_timeout_seconds, metrics=metrics)
 
 
-async def _refuse_closed(connection: psycopg.AsyncConnection[TupleRow]) -> None:
-    """Reject a pooled connection that the server has closed, without a round trip.
+async def _lend(pool: _Pool) -> _Lent:
+    """Take a connection that the server has not closed meanwhile.
 
-    Nothing is to be read on an idle connection unless the server said farewell.
+    The pool's own `check` costs a round trip, and waits a second after the first bad connection:
+    a restart of Postgres leaves twenty of them.
     """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
+    deadline = asyncio.get_running_loop().time() + pool.timeout
+    while True:
+        connection = await pool.getconn(deadline - asyncio.get_running_loop().time())
+        connection.lender = pool
+        if not connection.has_input:
+            return connection
+        connection.pgconn.finish()
         await connection.close()
-        raise psycopg.OperationalError("the server closed the idle connection")
