@@ -8,7 +8,6 @@ Python 3.11 and later (metaapi.md 5.1), which is why it is written here.
 """
 
 import asyncio
-from collections import deque
 from typing import Protocol
 from uuid import uuid4
 
@@ -18,59 +17,12 @@ from aiohttp import WSMsgType, web
 
 from brokerd.clock import Clock
 from brokerd.sandbox import eio_frames as frames
+from brokerd.sandbox.eio_socket import Socket
 
 PING_INTERVAL_SECONDS = 25.0
 PING_TIMEOUT_SECONDS = 60.0
-MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""A client that stops reading is cut off when this much waits for it."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Socket:
-    """One client's connection, whatever carries it; sending never waits."""
-
-    def __init__(self, *, sid: str, client_id: str | None, now: float) -> None:
-        self.sid = sid
-        self.client_id = client_id
-        self.heard_at = now
-        self.is_open = True
-        self.transport: asyncio.Transport | None = None
-        self.wake = asyncio.Event()
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-
-    def __repr__(self) -> str:
-        carrier = "polling" if self.transport is None else "websocket"
-        state = carrier if self.is_open else "closed"
-        return f"<Socket {self.sid} {state}, {len(self._waiting)} packets waiting>"
-
-    def send(self, packet: bytes) -> None:
-        """Queue a packet; a client that does not read is aborted."""
-        if not self.is_open:
-            return
-        self._waiting.append(packet)
-        self._waiting_bytes += len(packet)
-        self.wake.set()
-        if self._waiting_bytes > MAX_WAITING_BYTES:
-            _log.warning("socket.overflowed", sid=self.sid, waiting_bytes=self._waiting_bytes)
-            self.abort()
-
-    def take(self, limit: int) -> list[bytes]:
-        """Remove and return the next packets."""
-        packets = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        self._waiting_bytes -= sum(map(len, packets))
-        if not self._waiting and self.is_open:
-            self.wake.clear()
-        return packets
-
-    def abort(self) -> None:
-        """Cut the connection the way a network does: no farewell, what waits is lost."""
-        self.is_open = False
-        self._waiting.clear()
-        self.wake.set()
-        if self.transport is not None:
-            self.transport.abort()
 
 
 class SocketHandler(Protocol):

@@ -7,7 +7,7 @@ it: nothing but instance 1.
 
 from collections.abc import Callable, Collection, Mapping
 
-from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.registry import Registry
 from brokerd.sandbox.terminal import Stream

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.terminal import Stream
 
 

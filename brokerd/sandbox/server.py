@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import msgspec
 from aiohttp import web
 
 from brokerd.clock import Clock, SystemClock
@@ -18,9 +17,10 @@ from brokerd.sandbox.broker_faults import BrokerFaults
 from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
 from brokerd.sandbox.control import Control
 from brokerd.sandbox.control_requests import DropSockets
-from brokerd.sandbox.eio import EioServer, Socket
+from brokerd.sandbox.door import Door
+from brokerd.sandbox.eio import EioServer
 from brokerd.sandbox.facts import Reliability
-from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
@@ -86,7 +86,7 @@ class Sandbox:
         self._clock = clock
         self._tokens = Tokens(valid=frozenset({settings.token}))
         self.sockets = EioServer(
-            _Door(self.stream, faults=self.faults, tokens=self._tokens), clock=clock
+            Door(self.stream, faults=self.faults, tokens=self._tokens), clock=clock
         )
         self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
         self._socket_outages = SocketOutages(
@@ -160,32 +160,6 @@ class Sandbox:
                 swept_at = self._clock.monotonic()
                 self.sockets.sweep()
             await asyncio.sleep(_TICK_SECONDS)
-
-
-class _Door:
-    """Lets sockets in, and hands what they say to the stream service."""
-
-    def __init__(self, stream: StreamService, *, faults: Faults, tokens: Tokens) -> None:
-        self._stream = stream
-        self._faults = faults
-        self._tokens = tokens
-
-    def is_authorized(self, token: str) -> bool:
-        """Accept the tokens that open the REST services too."""
-        return self._tokens.is_valid(token)
-
-    def may_upgrade(self, _socket: Socket) -> bool:
-        """Answer the probe unless the fault that stalls upgrades strikes."""
-        return self._faults.strike(FaultKind.STALL_UPGRADE) is None
-
-    def received(self, socket: Socket, *, event: str, body: msgspec.Raw) -> None:
-        """Pass requests on; clients send nothing else."""
-        if event == "request":
-            self._stream.received(socket, body)
-
-    def closed(self, socket: Socket) -> None:
-        """Forget the socket's subscriptions."""
-        self._stream.closed(socket)
 
 
 @asynccontextmanager

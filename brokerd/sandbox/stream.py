@@ -5,7 +5,6 @@ passed on in the moment it happens. So a synchronization shows one moment, what 
 order and complete, and whatever a client misses was taken away by a fault on purpose.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +13,9 @@ import structlog
 
 from brokerd.errors import NotFound
 from brokerd.sandbox import answers, sync, terminals
+from brokerd.sandbox.beats import Beats
 from brokerd.sandbox.delivery import Delivery
-from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.facts import ChangeKind, ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import FaultKind, Faults
 from brokerd.sandbox.registry import Registry
@@ -62,11 +62,11 @@ class StreamService:
         self._broker = broker
         self._faults = faults
         self.views = views
-        self._settings = settings
         self._burst = burst
         self._delivery = Delivery(clock=broker.clock, faults=faults)
-        self._beats: deque[tuple[float, Stream]] = deque()
-        self._quotes: deque[tuple[float, Stream]] = deque()
+        self._beats = [Beats(period_seconds=settings.status_seconds, beat=self._send_status)]
+        if settings.quote_seconds is not None:
+            self._beats.append(Beats(period_seconds=settings.quote_seconds, beat=self._send_quotes))
         self._held: dict[str, list[Change]] = {}
         broker.listen(self.changed)
 
@@ -99,15 +99,8 @@ class StreamService:
     def tick(self) -> None:
         """Send what is due."""
         now = self._broker.clock.monotonic()
-        while self._beats and self._beats[0][0] <= now:
-            _, stream = self._beats.popleft()
-            if not stream.is_over:
-                self._send_status(stream)
-                self._beats.append((now + self._settings.status_seconds, stream))
-        while self._quotes and self._quotes[0][0] <= now:
-            _, stream = self._quotes.popleft()
-            if not stream.is_over:
-                self._send_quotes(stream)
+        for beats in self._beats:
+            beats.tick(now)
         self._delivery.release_due()
 
     def _serve(self, socket: Socket, request: Request) -> None:
@@ -159,20 +152,14 @@ class StreamService:
                 is_idle=is_idle,
             )
             self.registry.add(stream)
-            if not is_idle:
-                self._schedule(stream)
+            for beats in () if is_idle else self._beats:
+                beats.add(stream, now=self._broker.clock.monotonic())
         self._reply(socket, request, response(request, {}))
         if is_idle:
             return
         greeting = {"replicas": account.replicas, "sessionId": request.session_id}
         self._delivery.send(stream, stream.packet("authenticated", greeting))
         self._send_status(stream)
-
-    def _schedule(self, stream: Stream) -> None:
-        now = self._broker.clock.monotonic()
-        self._beats.append((now + self._settings.status_seconds, stream))
-        if self._settings.quote_seconds is not None:
-            self._quotes.append((now + self._settings.quote_seconds, stream))
 
     def _synchronize(self, stream: Stream, request: Request, account: TruthAccount) -> None:
         snapshot = self.views.snapshot(
@@ -226,9 +213,6 @@ class StreamService:
         self._delivery.send_status(stream, is_connected=account.is_reachable)
 
     def _send_quotes(self, stream: Stream) -> None:
-        assert self._settings.quote_seconds is not None, "quotes are scheduled only when wanted"
-        due = self._broker.clock.monotonic() + self._settings.quote_seconds
-        self._quotes.append((due, stream))
         account = self._broker.account(stream.account_id)
         fields = terminals.quotes(account, now=self._broker.now())
         if fields is not None and stream.next_number is not None and account.is_reachable:

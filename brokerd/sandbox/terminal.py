@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from brokerd.sandbox import eio_frames as frames
-from brokerd.sandbox.eio import Socket
+from brokerd.sandbox.eio_socket import Socket
 
 MAX_FRAME_BYTES = 3 * 1024 * 1024
 """Packets are cut below this; aiohttp's client drops a socket at 4 MiB (metaapi.md 5.1)."""

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from brokerd.clock import SystemClock
 from brokerd.sandbox import eio_frames as frames
-from brokerd.sandbox.eio import PING_INTERVAL_SECONDS, PING_TIMEOUT_SECONDS, EioServer, Socket
+from brokerd.sandbox.eio import PING_INTERVAL_SECONDS, PING_TIMEOUT_SECONDS, EioServer
+from brokerd.sandbox.eio_socket import Socket
 
 engineio.asyncio_client.async_signal_handler_set = True  # it would replace the loop's own
 
