@@ -157,11 +157,13 @@ class Control:
         return _answer(views.faults_view(self._faults))
 
     async def drop_sockets(self, request: web.Request) -> web.Response:
-        """Cut sockets now, and count it as the fault of that name."""
+        """Cut sockets now, and count each as the fault that does so."""
         wanted = await _body(request, requests.DropSockets)
         dropped = self._drop_sockets(wanted)
+        is_idle = wanted.instance_index == 1
+        kind = FaultKind.DROP_IDLE_SOCKETS if is_idle else FaultKind.DROP_SOCKETS
         for _ in range(dropped):
-            self._faults.count(FaultKind.DROP_SOCKETS)
+            self._faults.count(kind)
         return _answer(views.Dropped(sockets=dropped))
 
     def _account(self, request: web.Request) -> TruthAccount:
