@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from brokerd.api import postgres_rows as rows
@@ -89,7 +90,7 @@ class PostgresRegistry:
         """Read links in the order of their ids, starting behind `after`."""
         chosen = (
             sa.select(accounts.c.account_id)
-            .distinct(accounts.c.link_id)
+            .ext(distinct_on(accounts.c.link_id))
             .join_from(accounts, leases, leases.c.account_id == accounts.c.account_id)
             .where(rows.IS_VISIBLE)
             .order_by(accounts.c.link_id, accounts.c.deleted_at.desc().nulls_first())
