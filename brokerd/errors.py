@@ -27,7 +27,7 @@ BrokerdError
 └── Fenced                someone else owns it: stop, write nothing, not even a status
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -199,3 +199,12 @@ class Fenced(BrokerdError):
     """Another process owns this now: stop, write nothing, not even a status."""
 
     code = "fenced"
+
+
+def leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """Yield what a group, and the groups inside it, are made of."""
+    for failure in group.exceptions:
+        if isinstance(failure, ExceptionGroup):
+            yield from leaves(failure)
+        else:
+            yield failure

@@ -16,8 +16,8 @@ from brokerd.connector.removal import (
     is_proven_without,
     ripe,
 )
-from brokerd.domain import Claim, DealId, Proof
-from brokerd.errors import Incomplete, Synchronizing, Transient
+from brokerd.domain import Claim, Deal, DealId, Proof
+from brokerd.errors import Incomplete, NotFound, Synchronizing, Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -114,15 +114,21 @@ class Auditor:
     async def _ask_tickets(self, missing: list[DealId], pulled: Pulled) -> None:
         """Ask for missing deals by ticket: write a re-dated one, fail over one still in place."""
         for deal_id in missing:
-            answer = await self._ports.rest.deals_by_ticket(
-                self._claim.spec.metaapi, deal_id=deal_id
-            )
-            if answer.is_synchronizing:
-                raise Synchronizing(f"MetaApi still synchronizes {self._claim.link_id}")
-            found = tuple(deal for deal in answer.deals if deal.deal_id == deal_id)
+            found = await self._by_ticket(deal_id)
             if any(pulled.start <= deal.time for deal in found):
                 raise Incomplete(f"deal {deal_id} exists, yet the history answer lacked it")
             await self._puller.commit(found, fetched_at=self._ports.clock.now())
+
+    async def _by_ticket(self, deal_id: DealId) -> tuple[Deal, ...]:
+        try:
+            answer = await self._ports.rest.deals_by_ticket(
+                self._claim.spec.metaapi, deal_id=deal_id
+            )
+        except NotFound:
+            return ()  # of the deal or of the account: the latter every other call will tell
+        if answer.is_synchronizing:
+            raise Synchronizing(f"MetaApi still synchronizes {self._claim.link_id}")
+        return tuple(deal for deal in answer.deals if deal.deal_id == deal_id)
 
     async def _is_shorter_proven(self, pulled: Pulled, gone: list[DealId]) -> bool:
         information = await self._ports.rest.account_information(self._claim.spec.metaapi)

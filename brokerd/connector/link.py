@@ -1,7 +1,6 @@
 """One link in its slot: dial, and dial again with backoff, until the slot is given back."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
 
@@ -22,6 +21,7 @@ from brokerd.errors import (
     StoreUnavailable,
     Transient,
     Unauthorized,
+    leaves,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -222,25 +222,17 @@ def _gravest(group: ExceptionGroup[Exception]) -> BrokerdError | _Told:
 
     A bug is raised as it came, a fence as itself; then an order, a refusal, a loss.
     """
-    leaves = list(_leaves(group))
-    for failure in leaves:
+    failures = list(leaves(group))
+    for failure in failures:
         if isinstance(failure, Fenced):
             raise failure
         if not isinstance(failure, Rejected | Transient | _Told):
             raise group
     for kind in (_Told, Rejected, Transient):
-        for failure in leaves:
+        for failure in failures:
             if isinstance(failure, kind):
                 return failure
     raise group
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for failure in group.exceptions:
-        if isinstance(failure, ExceptionGroup):
-            yield from _leaves(failure)
-        else:
-            yield failure
 
 
 def _reason(failure: BrokerdError) -> str:

@@ -95,7 +95,7 @@ class Transport:
 
     async def _attempt(self, request: Request, read: Callable[[bytes], T]) -> T:
         async with self._turn:
-            await self._throttler.acquire()  # type: ignore[no-untyped-call]  # untyped there
+            await self._throttler.acquire()
         started = self._clock.monotonic()
         outcome = "cancelled"
         try:

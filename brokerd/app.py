@@ -1,0 +1,298 @@
+"""The composition root: names every concrete class, builds bottom-up, and ends in order."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from random import Random
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from brokerd.api.app import Routes, create_app
+from brokerd.api.hints import LocalHints
+from brokerd.api.links import LinkRoutes
+from brokerd.api.postgres import PostgresRegistry
+from brokerd.api.postgres_deals import PostgresDealReader
+from brokerd.api.readiness import READY, Readiness
+from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.server import ApiServer
+from brokerd.api.snapshots import NoSnapshots
+from brokerd.clock import Clock, SystemClock
+from brokerd.config.settings import Settings
+from brokerd.connector.link import Link
+from brokerd.connector.metaapi_rest.client import MetaApiRest
+from brokerd.connector.metaapi_rest.retries import retrying
+from brokerd.connector.metaapi_rest.transport import open_http
+from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.ports import LinkPorts
+from brokerd.domain import Claim, Incarnation
+from brokerd.errors import BrokerdError, StoreUnavailable, leaves
+from brokerd.health.notify import Notifier
+from brokerd.health.watchdog import Watchdog
+from brokerd.ledger.postgres import PostgresLedgerStore
+from brokerd.ledger.writer import Writer
+from brokerd.pool.gate import GatedStream
+from brokerd.pool.heartbeat import Heartbeat
+from brokerd.pool.manager import Manager
+from brokerd.pool.postgres_leases import PostgresLeases
+from brokerd.pool.postgres_nodes import PostgresNodes
+from brokerd.pool.slots import SlotPorts
+from brokerd.queue.postgres import PostgresQueue
+from brokerd.store.engine import Database, open_database
+from brokerd.store.migrate import check
+from brokerd.telemetry import Metrics, configure_logging
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+FLUSH_SECONDS = 10.0
+"""What the last deals may take to become durable once the links have drained."""
+STREAM_CLOSE_SECONDS = 3.0
+EXIT_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A built node, ready to run."""
+
+    incarnation: Incarnation
+    nodes: PostgresNodes
+    heartbeat: Heartbeat
+    writer: Writer
+    stream: MetaApiStream
+    manager: Manager
+    api: ApiServer
+    readiness: Readiness
+    watchdog: Watchdog
+    notifier: Notifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What everything in a node is built on."""
+
+    settings: Settings
+    clock: Clock
+    random: Random
+    metrics: Metrics
+    database: Database
+
+
+def run(settings: Settings) -> int:
+    """Run a node until SIGTERM; return the process's exit code. Raises `ConfigInvalid`."""
+    configure_logging(level=settings.log.level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_run(settings))
+        except ExceptionGroup as group:
+            failures = list(leaves(group))
+            if not all(isinstance(failure, BrokerdError) for failure in failures):
+                raise
+            log.error("app.failed", problems=[str(failure) for failure in failures])  # noqa: TRY400
+            return EXIT_FAILED
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop, cut = asyncio.Event(), asyncio.Event()
+    _listen_to_signals(stop, cut)
+    async with open_node(settings, notifier=Notifier(environ=os.environ, pid=os.getpid())) as node:
+        await serve(node, stop=stop, cut=cut)
+
+
+def _listen_to_signals(stop: asyncio.Event, cut: asyncio.Event) -> None:
+    """Let the first SIGTERM or SIGINT drain and a second one cut."""
+
+    def told() -> None:
+        (cut if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+
+
+@asynccontextmanager
+async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[Node]:
+    """Build a node and register it; retires it at the end.
+
+    Raises `ConfigInvalid` for a schema that is not ours, `StoreUnavailable` without Postgres.
+    """
+    metrics = Metrics(CollectorRegistry())
+    metrics.build.labels(version=version("brokerd"), sdk=version("metaapi-cloud-sdk")).set(1)
+    await check(settings.database.url)
+    async with AsyncExitStack() as stack:
+        base = _Base(
+            settings=settings,
+            clock=SystemClock(),
+            random=Random(),  # noqa: S311  # jitter, no secrets
+            metrics=metrics,
+            database=await stack.enter_async_context(
+                open_database(settings.database, metrics=metrics)
+            ),
+        )
+        heartbeats = await stack.enter_async_context(
+            open_database(settings.database, metrics=metrics, max_connections=1)
+        )
+        nodes = PostgresNodes(base.database, heartbeats=heartbeats)
+        yield await _build(base, stack, nodes=nodes, notifier=notifier)
+
+
+async def _build(
+    base: _Base,
+    stack: AsyncExitStack,
+    *,
+    nodes: PostgresNodes,
+    notifier: Notifier,
+) -> Node:
+    settings, clock, metrics = base.settings, base.clock, base.metrics
+    registered_at = clock.boottime()
+    incarnation = await nodes.register(settings.node_name, max_links=settings.pool.max_links)
+    heartbeat = Heartbeat(
+        incarnation,
+        nodes=nodes,
+        settings=settings.pool,
+        clock=clock,
+        registered_at=registered_at,
+    )
+    heartbeat.show(metrics)
+    writer = Writer(
+        PostgresLedgerStore(base.database),
+        settings=settings.ledger,
+        clock=clock,
+        random=base.random,
+        metrics=metrics,
+    )
+    http = await stack.enter_async_context(open_http(settings.metaapi))
+    stream = MetaApiStream(
+        settings.metaapi,
+        overlap_seconds=settings.link.stream_overlap_seconds,
+        ports=StreamPorts(http=http, clock=clock, random=base.random, metrics=metrics),
+    )
+    leases = PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds)
+    links = LinkPorts(
+        rest=MetaApiRest(
+            http,
+            settings=settings.metaapi,
+            retrying=retrying(settings.metaapi.request_attempts, random=base.random),
+            clock=clock,
+            metrics=metrics,
+        ),
+        stream=GatedStream(stream, heartbeat=heartbeat),
+        ledger=writer,
+        lease=leases,
+        settings=settings.link,
+        clock=clock,
+        random=base.random,
+        metrics=metrics,
+    )
+
+    def build(claim: Claim) -> Link:
+        return Link(claim, ports=links)
+
+    manager = Manager(
+        incarnation,
+        queue=PostgresQueue(base.database),
+        heartbeat=heartbeat,
+        ports=SlotPorts(
+            build=build,
+            leases=leases,
+            settings=settings.link,
+            clock=clock,
+            random=base.random,
+            metrics=metrics,
+        ),
+        settings=settings.pool,
+    )
+    api, readiness = _build_api(base, stack, manager=manager)
+    return Node(
+        incarnation=incarnation,
+        nodes=nodes,
+        heartbeat=heartbeat,
+        writer=writer,
+        stream=stream,
+        manager=manager,
+        api=api,
+        readiness=readiness,
+        watchdog=Watchdog(
+            notifier,
+            stalled_seconds=lambda: manager.stalled_seconds,
+            clock=clock,
+            metrics=metrics,
+        ),
+        notifier=notifier,
+    )
+
+
+def _build_api(
+    base: _Base, stack: AsyncExitStack, *, manager: Manager
+) -> tuple[ApiServer, Readiness]:
+    settings, clock = base.settings, base.clock
+    registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
+    readiness = Readiness(registry, clock=clock)
+    routes = Routes(
+        links=LinkRoutes(
+            registry=registry,
+            snapshots=NoSnapshots(),
+            hints=LocalHints(manager.wake),
+            clock=clock,
+            tokens=frozenset(settings.metaapi.tokens),
+        ),
+        deals=DealRoutes(reader=PostgresDealReader(base.database)),
+        probes=ProbeRoutes(readiness=readiness, metrics=base.metrics.registry),
+    )
+    app = create_app(routes, key=settings.api.key, metrics=base.metrics)
+    server = ApiServer(app, settings=settings.api)
+    stack.callback(server.close)
+    return server, readiness
+
+
+async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
+    """Run a node's services until `stop`, then drain; `cut` ends the drain.
+
+    Raises (in a group) what a service died of: systemd starts us again.
+    """
+    services = (node.writer, node.heartbeat, node.manager, node.api, node.watchdog)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(service.run(), name=service.name) for service in services]
+        tasks.append(group.create_task(_announce(node), name="announce"))
+        await stop.wait()
+        node.readiness.enter("draining")
+        node.notifier.stopping()
+        log.info("app.draining", incarnation=node.incarnation)
+        drain = group.create_task(_drain(node), name="drain")
+        cutter = group.create_task(cut.wait(), name="cut")
+        await asyncio.wait({drain, cutter}, return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            log.warning("app.cut")
+        for task in (drain, cutter, *reversed(tasks)):
+            task.cancel()
+    log.info("app.stopped")
+
+
+async def _announce(node: Node) -> None:
+    """Tell the world once the first plan was made."""
+    await node.manager.first_plan.wait()
+    node.readiness.enter(READY)
+    node.notifier.ready()
+    log.info("app.ready", incarnation=node.incarnation, url=node.api.url)
+
+
+async def _drain(node: Node) -> None:
+    """Stop intake, flush, release, say farewell; the API answers to the last."""
+    await node.manager.drain()
+    try:
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await node.writer.drain()
+    except TimeoutError:
+        log.warning("app.flush_timed_out", limit_seconds=FLUSH_SECONDS)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STREAM_CLOSE_SECONDS):
+            await node.stream.close()
+    with suppress(StoreUnavailable):  # then others bury us after a lease of silence
+        await node.nodes.retire(node.incarnation)
+    node.api.stop()
