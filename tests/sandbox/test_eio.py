@@ -154,7 +154,7 @@ async def test_the_upgrade_follows_the_protocol(served: Served) -> None:
             opened = frames.decode_payload(await answer.read())[0]
         sid = msgspec.json.decode(opened[1:])["sid"]
         websocket = await http.ws_connect(served.address(sid=sid, transport="websocket"))
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             poll = group.create_task(_body(http, served.address(sid=sid, b64="1")))
             await asyncio.sleep(0.05)
             assert not poll.done()

@@ -211,10 +211,13 @@ async def test_sockets_are_dropped_again_at_the_faults_pace(connect: Connect) ->
     async with running_sandbox(QUIET) as sandbox:
         account = sandbox.add_account()
         sandbox.faults.switch_on(Fault(kind=FaultKind.DROP_SOCKETS, per_minute=120))
-        for _ in range(2):
-            async with connect(sandbox) as client:
-                await client.subscribe(account.metaapi_id)
-                assert await is_cut(client)
+        async with connect(sandbox) as client:
+            await client.subscribe(account.metaapi_id)
+            assert await is_cut(client)
+        async with connect(sandbox) as client:
+            await client.subscribe(account.metaapi_id)
+            assert not await is_cut(client, seconds=0.2)
+            assert await is_cut(client)
         assert sandbox.faults.injected[FaultKind.DROP_SOCKETS] == 2
 
 
