@@ -12,7 +12,7 @@ class FaultKind(StrEnum):
 
     DROP_SOCKETS = "drop_sockets"  # cut every socket of the accounts, once per strike
     DROP_IDLE_SOCKETS = "drop_idle_sockets"  # cut only sockets of instance 1
-    DELAY_IDLE_SOCKET = "delay_idle_socket"  # the handshake of instance 1 waits `seconds`
+    DELAY_IDLE_SOCKET = "delay_idle_socket"  # all are cut, those of instance 1 `seconds` later
     STOP_STATUS = "stop_status"  # no heartbeat; all else is sent
     MUTE = "mute"  # nothing at all is sent on the stream
     STALL_UPGRADE = "stall_upgrade"  # the websocket probe is not answered
@@ -37,7 +37,8 @@ class Fault:
 
     `account_ids` None means every account. `probability` decides each opportunity; `limit` is how
     often it may strike in all, None without end. For the three quiet kinds (late, edited, deleted)
-    opportunities come `per_minute` times a minute over all accounts in scope.
+    and for those that cut sockets opportunities come `per_minute` times a minute over all accounts
+    in scope; sockets are cut the first time at once.
     """
 
     kind: FaultKind
