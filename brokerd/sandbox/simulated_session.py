@@ -23,11 +23,13 @@ from brokerd.connector.ports import (
 from brokerd.domain import Deal
 from brokerd.errors import LinkLost
 from brokerd.sandbox import wire
-from brokerd.sandbox.facts import ChangeKind, TruthDeal
+from brokerd.sandbox.facts import ChangeKind, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
 from brokerd.sandbox.truth import Change, TradeServer, TruthAccount
 
 _UNIT = Decimal("0.00000001")
+_TIMER_SLACK_SECONDS = 0.001
+"""A timer may fire a rounding error early; without slack the wait would begin again for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +116,11 @@ class SimulatedSession:
                 self._tell_deal(deal)
 
     def _connection_changed(self) -> None:
-        status = BrokerStatus(is_connected=self.account.is_reachable)
         if self._is_connected and not self._is_muted():
-            self._tell(status)
+            if self.account.state is ProvisioningState.DEPLOYED:
+                self._tell(BrokerStatus(is_connected=self.account.is_reachable))
+            else:
+                self.interrupt()
         self._woken.set()
 
     def _is_streaming(self) -> bool:
@@ -134,7 +138,7 @@ class SimulatedSession:
     def _advance(self) -> None:
         """Do what time has brought since the last call."""
         now = self._now()
-        if now < self._due or self._is_dead:
+        if now < self._due - _TIMER_SLACK_SECONDS or self._is_dead:
             return
         settings = self._network.settings
         if self._is_connected:
