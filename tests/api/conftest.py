@@ -53,6 +53,7 @@ def put_body(login="5016", **spec):
 class Api:
     """The application with everything behind it at hand."""
 
+    put_body = staticmethod(put_body)
     app: ASGIApp
     client: httpx.AsyncClient
     state: MemoryState
@@ -85,7 +86,7 @@ class Api:
         self.state.leases[account_id] = replace(self.state.leases[account_id], owner=None)
 
 
-def make_api(state, *, max_length=100):
+def make_api(state, *, max_length=100, snapshots=None, hints=None):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
     metrics, wake = Metrics(CollectorRegistry()), asyncio.Event()
@@ -94,8 +95,8 @@ def make_api(state, *, max_length=100):
     routes = Routes(
         links=LinkRoutes(
             registry=registry,
-            snapshots=NoSnapshots(),
-            hints=LocalHints(wake),
+            snapshots=snapshots or NoSnapshots(),
+            hints=hints or LocalHints(wake),
             clock=state.clock,
             tokens=frozenset({"main"}),
         ),
@@ -117,3 +118,9 @@ async def api() -> AsyncIterator[Api]:
     made = make_api(MemoryState(clock=SystemClock()))
     async with made.client:
         yield made
+
+
+@pytest.fixture
+def new_api():
+    """Give the way to build more of them, over other stores or with snapshots."""
+    return make_api
