@@ -66,23 +66,26 @@ gone AS MATERIALIZED (
     JOIN brokerd.deals h ON h.account_id = r.account_id AND h.deal_id = r.deal_id
 ),
 changed AS MATERIALIZED (
-    SELECT account_id, deal_id, link_id, user_id, change, old, time,
-        type, entry, symbol, volume, price, broker_time, profit, commission, swap,
-        order_id, position_id, book, content_hash
-    FROM compared WHERE change IN ('inserted', 'revised', 'restored')
+    SELECT account_id, deal_id, link_id, user_id, source, fetched_at, write_id, change, old,
+        type, entry, symbol, volume, price, time, broker_time, profit, commission, swap,
+        order_id, position_id, book, raw, content_hash
+    FROM compared WHERE change IN ('inserted', 'revised', 'restored', 'refreshed')
     UNION ALL
-    SELECT account_id, deal_id, link_id, user_id, change, old, (old).time,
-        (old).type, (old).entry, (old).symbol, (old).volume, (old).price, (old).broker_time,
-        (old).profit, (old).commission, (old).swap,
-        (old).order_id, (old).position_id, (old).book, (old).content_hash
+    SELECT account_id, deal_id, link_id, user_id, 'pull', fetched_at, write_id, change, old,
+        (old).type, (old).entry, (old).symbol, (old).volume, (old).price, (old).time,
+        (old).broker_time, (old).profit, (old).commission, (old).swap,
+        (old).order_id, (old).position_id, (old).book, (old).raw, (old).content_hash
     FROM gone WHERE change = 'removed'
+),
+told AS MATERIALIZED (
+    SELECT * FROM changed WHERE change <> 'refreshed'
 ),
 head AS (
     INSERT INTO brokerd.heads AS h (account_id, account_seq, writes)
     SELECT o.account_id, count(c.account_id), coalesce(max(b.writes), 0) + 1
     FROM owned o
     LEFT JOIN brokerd.heads b USING (account_id)
-    LEFT JOIN changed c USING (account_id)
+    LEFT JOIN told c USING (account_id)
     GROUP BY o.account_id
     ORDER BY o.account_id
     ON CONFLICT (account_id) DO UPDATE
@@ -90,6 +93,8 @@ head AS (
         WHERE h.writes = excluded.writes - 1
     RETURNING h.account_id, h.account_seq
 ),
+-- From here on only accounts in `head` are written. IS TRUE keeps each look-up a hashed one: the
+-- planner expects few rows and would rather compare every deal with every account.
 inserted AS (
     INSERT INTO brokerd.deals (
         account_id, deal_id, user_id, type, entry, symbol, volume, price, time, broker_time,
@@ -99,47 +104,40 @@ inserted AS (
     SELECT account_id, deal_id, user_id, type, entry, symbol, volume, price, time, broker_time,
         profit, commission, swap, order_id, position_id, book, raw, content_hash, source,
         write_id, fetched_at
-    FROM compared JOIN head USING (account_id)
-    WHERE change = 'inserted'
+    FROM changed
+    WHERE change = 'inserted' AND (account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
-rewritten AS (
+updated AS (
     UPDATE brokerd.deals d SET
-        user_id = c.user_id, type = c.type, entry = c.entry, symbol = c.symbol,
-        volume = c.volume, price = c.price, time = c.time, broker_time = c.broker_time,
-        profit = c.profit, commission = c.commission, swap = c.swap, order_id = c.order_id,
+        type = c.type, entry = c.entry, symbol = c.symbol, volume = c.volume, price = c.price,
+        time = c.time, broker_time = c.broker_time, profit = c.profit,
+        commission = c.commission, swap = c.swap, order_id = c.order_id,
         position_id = c.position_id, book = c.book, raw = c.raw, content_hash = c.content_hash,
-        write_id = c.write_id, fetched_at = c.fetched_at, revision = d.revision + 1,
-        committed_at = clock_timestamp(), removed_at = NULL
-    FROM compared c JOIN head USING (account_id)
+        user_id = c.user_id, fetched_at = c.fetched_at,
+        write_id = CASE c.change WHEN 'refreshed' THEN d.write_id ELSE c.write_id END,
+        revision = CASE c.change WHEN 'refreshed' THEN d.revision ELSE d.revision + 1 END,
+        committed_at = CASE c.change WHEN 'refreshed' THEN d.committed_at
+            ELSE clock_timestamp() END,
+        removed_at = CASE c.change WHEN 'removed' THEN clock_timestamp() END
+    FROM changed c
     WHERE d.account_id = c.account_id AND d.deal_id = c.deal_id
-        AND c.change IN ('revised', 'restored')
-),
-refreshed AS (
-    UPDATE brokerd.deals d SET fetched_at = c.fetched_at
-    FROM compared c JOIN head USING (account_id)
-    WHERE d.account_id = c.account_id AND d.deal_id = c.deal_id AND c.change = 'refreshed'
-),
-removed AS (
-    UPDATE brokerd.deals d SET
-        user_id = c.user_id, write_id = c.write_id, fetched_at = c.fetched_at,
-        revision = d.revision + 1, committed_at = clock_timestamp(),
-        removed_at = clock_timestamp()
-    FROM gone c JOIN head USING (account_id)
-    WHERE d.account_id = c.account_id AND d.deal_id = c.deal_id AND c.change = 'removed'
+        AND c.change IN ('revised', 'restored', 'refreshed', 'removed')
+        AND (c.account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
 kept AS (
     INSERT INTO brokerd.deal_revisions (account_id, deal_id, revision, kind, replaced)
     SELECT account_id, deal_id, (old).revision, change, to_jsonb(old)
-    FROM changed JOIN head USING (account_id)
-    WHERE change <> 'inserted'
+    FROM told
+    WHERE change IN ('revised', 'restored', 'removed')
+        AND (account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
 moved AS (
     SELECT account_id, time, 1 AS deals, content_hash, book, profit + commission + swap AS amount
-    FROM changed WHERE change <> 'removed'
+    FROM told WHERE change <> 'removed'
     UNION ALL
     SELECT account_id, (old).time, -1, (old).content_hash, (old).book,
         -((old).profit + (old).commission + (old).swap)
-    FROM changed WHERE change IN ('revised', 'removed')
+    FROM told WHERE change IN ('revised', 'removed')
 ),
 receipted AS (
     UPDATE brokerd.windows w SET
@@ -158,7 +156,7 @@ receipted AS (
     ) m
     WHERE w.account_id = m.account_id AND w.start = m.start
 ),
-told AS (
+published AS (
     INSERT INTO brokerd.events (
         account_id, account_seq, link_id, user_id, type, deal_id, revision, payload
     )
@@ -179,7 +177,7 @@ told AS (
             'profit', profit::text, 'commission', commission::text, 'swap', swap::text,
             'order_id', order_id, 'position_id', position_id
         )
-    FROM changed JOIN head USING (account_id)
+    FROM told JOIN head USING (account_id)
     ORDER BY account_id, seq
 ),
 done AS (
