@@ -65,8 +65,13 @@ async def test_a_silent_node_is_buried_and_its_links_are_free(
     await queue.claim(silent, limit=1)
     held = await lease_of(account_id)
     witness = await nodes.register("b", max_links=1)
+    talking = await nodes.register("c", max_links=1)
     await silence(silent, 16)
+    await silence(witness, 16)
+    await silence(talking, 14)
     assert await nodes.bury(witness, silent_seconds=15) == 1
+    await nodes.heartbeat(talking)
+    await nodes.heartbeat(witness)
     freed = await lease_of(account_id)
     assert (freed.owner, freed.not_before, freed.deadline) == (None, None, held.deadline)
     with pytest.raises(Fenced):

@@ -135,10 +135,10 @@ async def test_the_age_counts_from_when_a_beat_was_sent() -> None:
 
 
 async def test_an_answer_later_than_the_freeze_confirms_nothing() -> None:
-    """A register that takes eleven seconds is as good as away, and the beat is tried again."""
+    """A register that does not answer is given up on, and asked again."""
     async with beating() as rig:
         await asyncio.sleep(1)
-        rig.nodes.answer_seconds = 11.0
+        rig.nodes.answer_seconds = 3600.0
         await asyncio.sleep(60)
         assert rig.heartbeat.is_frozen
         rig.nodes.answer_seconds = 0.0

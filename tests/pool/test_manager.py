@@ -155,6 +155,7 @@ class Stage:
     state: MemoryState = field(default_factory=lambda: MemoryState(clock=VirtualClock()))
     running: Counter[AccountId] = field(default_factory=Counter)
     started: list[AccountId] = field(default_factory=list)
+    closed: list[AccountId] = field(default_factory=list)
     links: dict[AccountId, "ScriptedLink"] = field(default_factory=dict)
     scripts: dict[AccountId, Callable[[], "Script"]] = field(default_factory=dict)
 
@@ -210,12 +211,13 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Script:
-    """How a link behaves: how long it lives, takes to close, and returns after its release."""
+    """How a link behaves: how long it lives, closes, lingers after its release, closes when cut."""
 
     failure: Exception | None = None
     live_seconds: float | None = None
     close_seconds: float = 0.0
     linger_seconds: float = 0.0
+    cut_seconds: float = 0.0
     delay_seconds: float = 0.0
 
 
@@ -239,6 +241,10 @@ class ScriptedLink:
         assert self.stage.running[account_id] == 1, "one link ran twice at once"
         try:
             await self._live()
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.script.cut_seconds)
+            self.stage.closed.append(account_id)
+            raise
         finally:
             self.stage.running[account_id] -= 1
 
@@ -383,6 +389,16 @@ async def test_a_freed_slot_goes_to_the_next_at_once() -> None:
         assert stage.state.leases[AccountId(0)].owner is None
 
 
+async def test_a_slot_that_frees_itself_is_filled_without_a_poll() -> None:
+    """The end of a link is as good as a hint."""
+    stage = Stage()
+    stage.add(1, due_seconds=1, live_seconds=5.0, delay_seconds=1000.0)
+    stage.add(2, due_seconds=2)
+    async with node(stage, max_links=1, poll_seconds=60):
+        await asyncio.sleep(5.2)
+        assert stage.live == {2}
+
+
 async def test_a_link_in_backoff_frees_its_slot_and_comes_back() -> None:
     """A link that released with a delay lets another one run meanwhile."""
     stage = Stage()
@@ -407,7 +423,10 @@ async def test_a_hint_brings_the_next_round_forward() -> None:
         one.manager.wake.set()
         await asyncio.sleep(0.2)
         assert stage.live == {1}
-        stage.add(2)  # too soon after the last count to be counted
+        await asyncio.sleep(1.2)
+        one.manager.wake.set()
+        await asyncio.sleep(0.2)  # counted: nobody waits
+        stage.add(2)  # and too soon to be counted again
         one.manager.wake.set()
         await asyncio.sleep(0.2)
         assert stage.live == {1, 2}
@@ -679,7 +698,7 @@ async def test_a_frozen_node_claims_nothing_and_keeps_its_sessions() -> None:
 async def test_a_node_frozen_beyond_its_hold_closes_all_and_takes_up_its_links_again() -> None:
     """F59: sessions end without a write; the leases, if still ours, are run again."""
     stage = Stage()
-    account_id = stage.add(1)
+    account_id = stage.add(1, cut_seconds=5.0)
     async with node(stage, hold_seconds=900) as one:
         await asyncio.sleep(5)
         one.wire.is_cut = True
@@ -688,6 +707,7 @@ async def test_a_node_frozen_beyond_its_hold_closes_all_and_takes_up_its_links_a
         lease, status = stage.state.leases[account_id], stage.state.links[account_id]
         await asyncio.sleep(15)
         assert stage.live == set()
+        assert stage.closed == [account_id]  # in its own time: cut once, not each round
         assert stage.state.leases[account_id] is lease
         assert stage.state.links[account_id] is status
         one.wire.is_cut = False
@@ -708,6 +728,23 @@ async def test_a_claim_whose_answer_was_lost_is_found_again() -> None:
         await asyncio.sleep(3)
         assert len(one.owned) == 3
         assert stage.live == one.owned
+
+
+async def test_a_claim_answered_after_the_freeze_opens_nothing_until_the_thaw() -> None:
+    """The answer came when our leases might be somebody else's already."""
+    stage = Stage()
+    async with node(stage) as one:
+        await asyncio.sleep(5)
+        one.wire.answer_seconds = 15.0
+        account_id = stage.add(1)
+        await asyncio.sleep(2)
+        one.wire.is_cut = True
+        await asyncio.sleep(30)
+        assert one.owned == {account_id}
+        assert stage.started == []
+        one.wire.is_cut = False
+        await asyncio.sleep(6)
+        assert stage.live == {account_id}
 
 
 async def test_a_lease_that_was_taken_away_during_a_freeze_is_cut() -> None:
@@ -737,7 +774,10 @@ async def test_readiness_waits_for_the_first_plan_and_waiting_is_progress() -> N
                 assert not one.manager.first_plan.is_set()
                 assert one.manager.stalled_seconds < 2
             one.wire.is_cut = False
-            await asyncio.sleep(6)
+            one.wire.answer_seconds = 25.0
+            for _ in range(40):
+                await asyncio.sleep(1)
+                assert one.manager.stalled_seconds < 2
             assert one.manager.first_plan.is_set()
     events = Counter(log["event"] for log in logs)
     assert events["pool.store_lost"] == events["pool.store_recovered"] == 1
