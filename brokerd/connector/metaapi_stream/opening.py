@@ -35,7 +35,7 @@ class SocketOpening:
         """
         failures = instance.get("brokerd_failures", 0)
         instance["brokerd_failures"] = failures + 1
-        if failures and not instance["resolved"]:
+        if failures and not instance["isReconnecting"]:
             await asyncio.sleep(pause_seconds(failures) * self._random.uniform(0.5, 1.0))
         await self._pace.turn()
         if self._is_ended:

@@ -126,6 +126,8 @@ def pace_socket_opens(
 
     async def get_server_url(instance_number: int, index: int, region: str) -> str:
         instance = ws._socket_instances[region][instance_number][index]
+        if (result := instance["connectResult"]) is not None:
+            result.add_done_callback(_note)  # nobody awaits it
         await prepare(instance, region)
         sio = instance["socket"]
         if not sio.connected and sio.eio.state != "disconnected":
@@ -327,6 +329,12 @@ async def _run_guarded(event: Event, label: str) -> None:
         _log.error(label, "an event was cancelled from inside")
     except Exception as error:  # noqa: BLE001  # whatever a listener raises, the next event counts
         _log.error(label, type(error).__name__)
+
+
+def _note(result: asyncio.Future[None]) -> None:
+    """Look at a result, so that asyncio does not complain that nobody did."""
+    if not result.cancelled():
+        result.exception()
 
 
 def _replace(owner: object, name: str, replacement: object) -> None:

@@ -1,5 +1,6 @@
 """Which SDK this is written for, the private names of it we touch, and the check of both."""
 
+import asyncio
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import NotRequired, TypedDict
@@ -100,7 +101,8 @@ class SocketRecord(TypedDict):
     id: int
     instanceNumber: int
     connected: bool  # meant to be
-    resolved: bool  # connected at least once since the last attempt began
+    isReconnecting: bool  # was open before, and is being opened again
+    connectResult: asyncio.Future[None] | None
     socket: socketio.AsyncClient
     synchronizationThrottler: SynchronizationThrottler
     brokerd_failures: NotRequired[int]  # ours: kept here so that it lives as long as the socket
