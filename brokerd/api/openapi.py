@@ -1,10 +1,217 @@
 """The API described in OpenAPI 3.1, built from the very structs that read and write it.
 
-msgspec's schemas are JSON Schema 2020-12, which is what OpenAPI 3.1 speaks; unlike what Litestar
-would generate they say that unknown fields are refused.
+msgspec's schemas are JSON Schema 2020-12, which is what OpenAPI 3.1 speaks; unlike those that
+Litestar would generate they say that unknown fields are refused.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
 
+import msgspec
+
+from brokerd.api.bodies import (
+    ID_PATTERN,
+    MAX_PAGE,
+    DealsBody,
+    LinkBody,
+    LinksBody,
+    ProblemBody,
+    PutBody,
+    ReadyBody,
+)
+
+Json = Mapping[str, object]
+
+_SCHEMAS = "#/components/schemas/{name}"
+_ID: Json = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 128}
+_TEXT: Json = {"type": "string", "minLength": 1, "maxLength": 512}
+_MOMENT: Json = {"type": "string", "format": "date-time"}
+_LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}
+_PROBLEMS = {
+    400: "The body is not JSON.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such link.",
+    409: "The identity is taken, or would change.",
+    412: "If-Match or If-None-Match does not hold.",
+    413: "The body is too large.",
+    422: "The request breaks the rules listed in `violations`.",
+    429: "As many links wait as may.",
+    503: "Postgres is out of reach; try again.",
+}
+
+
+@cache
 def openapi_document() -> bytes:
     """Return the document as JSON."""
-    return b"{}"
+    _, schemas = msgspec.json.schema_components(
+        [PutBody, LinkBody, LinksBody, DealsBody, ProblemBody, ReadyBody], ref_template=_SCHEMAS
+    )
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "brokerd",
+            "version": version("brokerd"),
+            "description": "Keeps one healthy, proven MetaApi link per user.",
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    return msgspec.json.encode(document)
+
+
+def _paths() -> Json:
+    link_id = _parameter("link_id", _ID, place="path", text="The id the client chose.")
+    return {
+        "/v1/links": {"get": _list_links()},
+        "/v1/links/{link_id}": {
+            "parameters": [link_id],
+            "put": _put_link(),
+            "get": _guarded(
+                "get_link",
+                "Show what is wanted of a link and what is.",
+                answers={200: _answer("The link.", "LinkBody", headers=("ETag",))},
+                problems=(401, 404, 422, 503),
+            ),
+            "delete": _guarded(
+                "delete_link",
+                "End a link; its ledger stays.",
+                answers={202: {"description": "It ends; GET shows it until it is drained."}},
+                problems=(401, 404, 422, 503),
+            ),
+        },
+        "/v1/deals": {"get": _list_deals()},
+        "/livez": {"get": _probe("livez", "Whether the process lives.", problem=None)},
+        "/readyz": {"get": _probe("readyz", "Whether it may be sent work.", problem=503)},
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Every metric of the process, for Prometheus.",
+                answers={200: {"description": "Metrics.", "content": {"text/plain": {}}}},
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This document.",
+                answers={200: {"description": "OpenAPI.", "content": {"application/json": {}}}},
+            )
+        },
+    }
+
+
+def _put_link() -> Json:
+    return {
+        **_guarded(
+            "put_link",
+            "Create a link or replace its spec; an identical spec changes nothing.",
+            answers={
+                200: _answer("The link, changed or not.", "LinkBody", headers=("ETag",)),
+                201: _answer("The link, new.", "LinkBody", headers=("ETag",)),
+            },
+            problems=(400, 401, 409, 412, 413, 422, 429, 503),
+            parameters=[
+                _parameter("If-Match", {"type": "string", "pattern": '^"[0-9]{1,18}"$'}),
+                _parameter("If-None-Match", {"const": "*"}),
+            ],
+        ),
+        "requestBody": {"required": True, "content": _json("PutBody")},
+    }
+
+
+def _list_links() -> Json:
+    return _guarded(
+        "list_links",
+        "Show links in the order of their ids.",
+        answers={200: _answer("A page.", "LinksBody", headers=("Link",))},
+        problems=(401, 422, 503),
+        parameters=[
+            _parameter("user", _ID, place="query", text="Only links of this user."),
+            _parameter("limit", _LIMIT, place="query"),
+            _parameter("after", _TEXT, place="query", text="`next` of the page before."),
+        ],
+    )
+
+
+def _list_deals() -> Json:
+    return _guarded(
+        "list_deals",
+        "Show deals of exactly one of `link` and `user`, in the order of their time.",
+        answers={200: _answer("A page.", "DealsBody", headers=("Link",))},
+        problems=(401, 422, 503),
+        parameters=[
+            _parameter("link", _ID, place="query", text="Also of a deleted link."),
+            _parameter("user", _ID, place="query"),
+            _parameter("symbol", _TEXT, place="query"),
+            _parameter("kind", {"enum": ["trade", "cash"]}, place="query"),
+            _parameter("from", _MOMENT, place="query", text="The first time inside."),
+            _parameter("to", _MOMENT, place="query", text="The first time outside."),
+            _parameter("order", {"enum": ["newest", "oldest"], "default": "newest"}, place="query"),
+            _parameter("limit", _LIMIT, place="query"),
+            _parameter("after", _TEXT, place="query", text="`next` of the page before."),
+        ],
+    )
+
+
+def _probe(name: str, summary: str, *, problem: int | None) -> Json:
+    answers = {200: _answer("Yes.", "ReadyBody")}
+    if problem is not None:
+        answers[problem] = _answer("Not now; `stage` says why.", "ReadyBody")
+    return _operation(name, summary, answers=answers)
+
+
+def _guarded(
+    name: str,
+    summary: str,
+    *,
+    answers: Mapping[int, Json],
+    problems: Sequence[int],
+    parameters: Sequence[Json] = (),
+) -> Json:
+    refusals = {status: _problem(status) for status in problems}
+    return {
+        **_operation(name, summary, answers={**answers, **refusals}),
+        "parameters": parameters,
+        "security": [{"key": []}],
+    }
+
+
+def _operation(name: str, summary: str, *, answers: Mapping[int, Json]) -> Json:
+    responses = {str(status): answer for status, answer in answers.items()}
+    responses["500"] = _problem_answer("brokerd failed; the log knows why.")
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _problem(status: int) -> Json:
+    return _problem_answer(_PROBLEMS[status])
+
+
+def _problem_answer(text: str) -> Json:
+    content = {"application/problem+json": {"schema": _ref("ProblemBody")}}
+    return {"description": text, "content": content}
+
+
+def _answer(text: str, body: str, *, headers: Sequence[str] = ()) -> Json:
+    shown = {name: {"schema": {"type": "string"}} for name in headers}
+    return {"description": text, "headers": shown, "content": _json(body)}
+
+
+def _json(body: str) -> Json:
+    return {"application/json": {"schema": _ref(body)}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": _SCHEMAS.format(name=name)}
+
+
+def _parameter(name: str, schema: Json, *, place: str = "header", text: str = "") -> Json:
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "description": text,
+        "schema": schema,
+    }
