@@ -40,22 +40,25 @@ WHERE account_id IN (
   SELECT account_id FROM brokerd.leases WHERE not_before <= now() FOR UPDATE SKIP LOCKED)
 """)
 
-# The node's own row bounds the claim as well, should the caller have miscounted.
+# The node's own row bounds the claim as well, should the caller have miscounted. It does so behind
+# the LIMIT: with a number there the planner walks the index, with an expression it sorts the queue.
 _TAKE = sql.SQL("""
 WITH node AS (
-  SELECT incarnation, max_links - (
+  SELECT max_links - (
       SELECT count(*) FROM brokerd.leases WHERE owner = %(incarnation)s) AS free
   FROM brokerd.nodes
   WHERE incarnation = %(incarnation)s AND closed_at IS NULL
 ), next AS (
-  SELECT account_id FROM brokerd.leases
+  SELECT account_id, deadline FROM brokerd.leases
   WHERE owner IS NULL AND is_wanted AND not_before IS NULL
   ORDER BY deadline, account_id
-  LIMIT greatest(0, least(%(limit)s, coalesce((SELECT free FROM node), 0)))
+  LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
+), turns AS (
+  SELECT account_id, row_number() OVER (ORDER BY deadline, account_id) AS turn FROM next
 ), taken AS (
   UPDATE brokerd.leases AS lease SET owner = %(incarnation)s, epoch = lease.epoch + 1
-  FROM next WHERE lease.account_id = next.account_id
+  FROM turns, node WHERE lease.account_id = turns.account_id AND turns.turn <= node.free
   RETURNING lease.account_id, lease.owner, lease.epoch, lease.attempt, lease.backoff_bound,
     lease.deadline
 )

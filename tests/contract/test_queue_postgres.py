@@ -12,13 +12,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
+from psycopg import sql
 
 from brokerd.config.settings import DatabaseSettings, Secret
 from brokerd.domain import AccountId, Claim, Incarnation
 from brokerd.errors import Fenced
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.queue import fleet_lock
-from brokerd.queue.postgres import PostgresQueue
+from brokerd.queue.postgres import _TAKE, PostgresQueue
 from brokerd.store import tables
 from brokerd.store.engine import Database, open_database
 from brokerd.telemetry import Metrics
@@ -28,8 +29,9 @@ NOW = datetime(2026, 3, 2, tzinfo=UTC)
 _CLAIMER = """
 import asyncio, os
 from prometheus_client import CollectorRegistry
+from psycopg import sql
 from brokerd.config.settings import DatabaseSettings, Secret
-from brokerd.queue.postgres import PostgresQueue
+from brokerd.queue.postgres import _TAKE, PostgresQueue
 from brokerd.store.engine import open_database
 from brokerd.telemetry import Metrics
 
@@ -135,6 +137,23 @@ async def claim_at_once(
         )
     )
     return [claim for answer in answers for claim in answer]
+
+
+async def test_a_claim_reads_no_more_of_the_queue_than_it_takes(database_url: str) -> None:
+    """A claim out of a long queue walks the index from its front, and sorts nothing of it."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO brokerd.leases (account_id, is_wanted, deadline)"
+            " SELECT i, true, now() + make_interval(secs => i % 600)"
+            " FROM generate_series(1, 9000) AS i"
+        )
+        await connection.execute("ANALYZE brokerd.leases")
+        cursor = psycopg.AsyncClientCursor(connection)
+        await cursor.execute(sql.SQL("EXPLAIN ") + _TAKE, {"incarnation": 1, "limit": 10})
+        lines = [line for (line,) in await cursor.fetchall()]
+    queue_reads = [line for line in lines if "leases_queue" in line or "Seq Scan on leases" in line]
+    assert len(queue_reads) == 1
+    assert "Index Scan using leases_queue" in queue_reads[0]
 
 
 async def test_a_claim_does_not_wait_for_a_row_that_somebody_holds(database_url: str) -> None:
