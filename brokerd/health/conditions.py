@@ -51,7 +51,6 @@ class Reason(StrEnum):
     OWNED = "Owned"
     QUEUED = "Queued"
     STARVED = "Starved"
-    BACKOFF = "Backoff"
     PAUSED = "Paused"
     DELETED = "Deleted"
     NO_SESSION = "NoSession"
