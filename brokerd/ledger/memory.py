@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from brokerd.connector.ports import HeldDeal
@@ -90,7 +90,7 @@ class MemoryLedgerStore:
             return
         windows = self._state.windows.setdefault(account_id, [])
         piece = Window(start=begin, end=end, receipt=self._recount(account_id, begin, end))
-        if windows and windows[-1].start.date() == end.date():
+        if windows and _day(windows[-1].start) == _day(end):
             last = windows.pop()
             receipt = content.joined(last.receipt, piece.receipt)
             piece = Window(start=last.start, end=end, receipt=receipt)
@@ -228,3 +228,7 @@ def _held(row: DealRow | None) -> Held | None:
         fetched_at=row.fetched_at,
         is_removed=row.removed_at is not None,
     )
+
+
+def _day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()
