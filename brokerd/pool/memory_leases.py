@@ -37,15 +37,16 @@ class MemoryLeases:
         lease = self._require_held(fence)
         account = self._state.accounts[fence.account_id]
         ready_at = self._state.clock.now() + timedelta(seconds=delay_seconds)
+        deadline = deadline_for(
+            ready_at,
+            priority=account.spec.priority,
+            patience_seconds=self._patience_seconds,
+        )
         self._state.leases[fence.account_id] = replace(
             lease,
             owner=None,
             not_before=ready_at if delay_seconds > 0 else None,
-            deadline=deadline_for(
-                ready_at,
-                priority=account.spec.priority,
-                patience_seconds=self._patience_seconds,
-            ),
+            deadline=deadline if delay_seconds > 0 else lease.deadline,
             queued_at=ready_at,
             attempt=backoff.attempt,
             backoff_bound_seconds=backoff.bound_seconds,

@@ -135,7 +135,8 @@ _SAVE_BACKOFF = (
 def _release(patience_seconds: Mapping[Priority, float]) -> sa.Update:
     """Build the release; `queue.deadlines.deadline_for` by the database's clock.
 
-    The link has waited since it might have a slot again, not since it failed.
+    A failed link has waited since it might have a slot again, not since it failed. One that was
+    sent away keeps its deadline: a restart of its node must not put it behind everybody else.
     """
     delay = sa.bindparam("delay_seconds", type_=sa.Double)
     patience = sa.case(
@@ -146,7 +147,10 @@ def _release(patience_seconds: Mapping[Priority, float]) -> sa.Update:
     return _SAVE_BACKOFF.where(accounts.c.account_id == leases.c.account_id).values(
         owner=None,
         not_before=sa.case((delay > 0, ready_at)),
-        deadline=ready_at + _interval(sa.cast(patience, sa.Double)),
+        deadline=sa.case(
+            (delay > 0, ready_at + _interval(sa.cast(patience, sa.Double))),
+            else_=leases.c.deadline,
+        ),
         queued_at=ready_at,
     )
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brokerd.domain import AccountId, Backoff, Claim, Fence, Incarnation
+from brokerd.domain import Backoff, Claim, Fence, Incarnation
 from brokerd.errors import Fenced
 from brokerd.queue.deadlines import turn
-from brokerd.queue.ports import QueueDepth, QueuePosition
+from brokerd.queue.ports import QueueDepth
 from brokerd.store.memory import LeaseRow, MemoryState
 
 
@@ -48,15 +48,6 @@ class MemoryQueue:
             in_backoff=len(self._unowned()) - len(ready),
             oldest_seconds=max(0.0, (now - oldest).total_seconds()),
         )
-
-    async def position(self, account_id: AccountId) -> QueuePosition | None:
-        """Say where a link stands, by counting those before it."""
-        now = self._state.clock.now()
-        for position, lease in enumerate(self._ready(), start=1):
-            if lease.account_id == account_id:
-                waiting = (now - lease.queued_at).total_seconds()
-                return QueuePosition(position=position, waiting_seconds=max(0.0, waiting))
-        return None
 
     def _unowned(self) -> Sequence[LeaseRow]:
         return [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from brokerd.domain import AccountId, Claim, Incarnation
+from brokerd.domain import Claim, Incarnation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,14 +14,6 @@ class QueueDepth:
     ready: int
     in_backoff: int
     oldest_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePosition:
-    """Where a link stands: `position` 1 is next; `waiting_seconds` since it was queued."""
-
-    position: int
-    waiting_seconds: float
 
 
 class Queue(Protocol):
@@ -44,6 +36,3 @@ class Queue(Protocol):
 
     async def depth(self) -> QueueDepth:
         """Count what waits."""
-
-    async def position(self, account_id: AccountId) -> QueuePosition | None:
-        """Say where a link stands; None when it does not wait."""

@@ -24,7 +24,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import Fenced
 from brokerd.queue.fleet_lock import run_locked
-from brokerd.queue.ports import QueueDepth, QueuePosition
+from brokerd.queue.ports import QueueDepth
 from brokerd.store.engine import Database
 from brokerd.store.tables import accounts, leases, links
 
@@ -123,21 +123,6 @@ FROM (
 ) AS late
 """)
 
-_POSITION = sa.text("""
-SELECT (
-    SELECT count(*) FROM brokerd.leases AS other
-    WHERE other.owner IS NULL AND other.is_wanted AND other.not_before IS NULL
-      AND (other.deadline, other.account_id) <= (lease.deadline, lease.account_id)
-  ) + (
-    SELECT count(*) FROM brokerd.leases AS other
-    WHERE other.owner IS NULL AND other.is_wanted AND other.not_before <= now()
-      AND (other.deadline, other.account_id) <= (lease.deadline, lease.account_id)
-  ), extract(epoch FROM clock_timestamp() - lease.queued_at)::float8
-FROM brokerd.leases AS lease
-WHERE lease.account_id = :account_id AND lease.owner IS NULL AND lease.is_wanted
-  AND (lease.not_before IS NULL OR lease.not_before <= now())
-""")
-
 
 class PostgresQueue:
     """A `Queue` over the tables `leases`, `accounts` and `links`."""
@@ -173,15 +158,6 @@ class PostgresQueue:
         return QueueDepth(
             ready=ready, in_backoff=in_backoff, oldest_seconds=max(0.0, oldest_seconds)
         )
-
-    async def position(self, account_id: AccountId) -> QueuePosition | None:
-        """Say where a link stands, by counting those before it."""
-        async with self._database.statement() as connection:
-            found = (await connection.execute(_POSITION, {"account_id": account_id})).one_or_none()
-        if found is None:
-            return None
-        position, waiting_seconds = found
-        return QueuePosition(position=position, waiting_seconds=max(0.0, waiting_seconds))
 
     async def _claims(
         self, query: sa.Select[tuple[object, ...]], incarnation: Incarnation

@@ -198,26 +198,3 @@ async def test_depth_counts_what_may_be_claimed_and_what_not_yet(
     depth = await queue.depth()
     assert (depth.ready, depth.in_backoff) == (2, 1)
     assert 30 <= depth.oldest_seconds < 40
-
-
-async def test_position_is_the_turn_in_which_a_link_will_be_claimed(
-    queue: Queue, nodes: Nodes, add: Add
-) -> None:
-    """Position 1 is next; what does not wait has no position."""
-    last = await add(due_seconds=30, waited_seconds=7)
-    first = await add(due_seconds=10)
-    second = await add(due_seconds=20, not_before_seconds=-1)
-    backing_off = await add(due_seconds=1, not_before_seconds=60)
-    unwanted = await add(due_seconds=1, is_wanted=False)
-    positions = [await queue.position(each) for each in (first, second, last)]
-    assert [each and each.position for each in positions] == [1, 2, 3]
-    assert positions[2] is not None
-    assert 7 <= positions[2].waiting_seconds < 17
-    assert await queue.position(backing_off) is None
-    assert await queue.position(unwanted) is None
-    node = await nodes.register("a", max_links=1)
-    assert await claimed(queue, node) == [first]
-    assert await queue.position(first) is None
-    moved = await queue.position(second)
-    assert moved is not None
-    assert moved.position == 1
