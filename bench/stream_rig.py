@@ -1,0 +1,128 @@
+"""Runs a sandbox and a client to measure, each in its own process."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+HERE = Path(__file__).parent
+SANDBOX = """
+import asyncio, sys
+from brokerd.sandbox.habits import Past
+from brokerd.sandbox.server import SandboxSettings, serve
+from brokerd.sandbox.stream import StreamSettings
+from brokerd.sandbox.symbols import ServerSpec
+asyncio.run(serve(SandboxSettings(
+    accounts=int(sys.argv[1]),
+    past=Past(deals=50, positions=5),
+    deals_per_account_minute=0,
+    server=ServerSpec(symbols=200),
+    stream=StreamSettings(status_seconds=10),
+)))
+"""
+IDLE_SECONDS = 20
+DEALS_SECONDS = 20
+SETTLE_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a client's process spent on so many accounts."""
+
+    accounts: int
+    synchronized: int
+    sync_seconds: float
+    sync_cpu_ms: float  # per account
+    deal_cpu_ms: float  # per deal, above idle
+    idle_cpu_percent: float
+    link_kb: float  # memory per account
+    rss_growth_mb: float
+    tasks: int
+
+
+class Sandbox:
+    """A sandbox process."""
+
+    def __init__(self, url: str, accounts: list[str]) -> None:
+        self.url = url
+        self.accounts = accounts
+
+    def trade(self, deals_per_account_minute: float) -> None:
+        """Set the rate of all accounts."""
+        body = {"deals_per_account_minute": deals_per_account_minute}
+        httpx.patch(f"{self.url}/control/market", json=body).raise_for_status()
+
+
+@contextmanager
+def sandbox(accounts: int) -> Iterator[Sandbox]:
+    """Run a sandbox with so many accounts: 200 symbols, 5 positions and 50 deals each."""
+    with _process([sys.executable, "-c", SANDBOX, str(accounts)]) as process:
+        ready = json.loads(_line(process))
+        yield Sandbox(ready["url"], ready["accounts"])
+
+
+def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
+    """Open all accounts in a fresh process; then idle, then deals at `rate` per account-minute."""
+    script = str(HERE / "stream_clients.py")
+    command = [sys.executable, script, kind, server.url, *server.accounts]
+    with tempfile.TemporaryDirectory() as folder, _process(command, cwd=folder) as process:
+        opened = json.loads(_line(process))
+        _ask(process, SETTLE_SECONDS)
+        idle = _ask(process, IDLE_SECONDS)
+        server.trade(rate)
+        trading = _ask(process, DEALS_SECONDS)
+        server.trade(0)
+    accounts = len(server.accounts)
+    above_idle = trading["cpu_seconds"] - idle["cpu_seconds"] * DEALS_SECONDS / IDLE_SECONDS
+    return Cost(
+        accounts=accounts,
+        synchronized=opened["synchronized"],
+        sync_seconds=opened["seconds"],
+        sync_cpu_ms=1000 * opened["cpu_seconds"] / accounts,
+        deal_cpu_ms=1000 * above_idle / max(1, trading["deals"]),
+        idle_cpu_percent=100 * idle["cpu_seconds"] / IDLE_SECONDS,
+        link_kb=trading["rss_growth_bytes"] / 1024 / accounts,
+        rss_growth_mb=trading["rss_growth_bytes"] / 1024**2,
+        tasks=int(opened["tasks"]),
+    )
+
+
+def _ask(process: "subprocess.Popen[str]", seconds: float) -> dict[str, float]:
+    assert process.stdin is not None
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    report: dict[str, float] = json.loads(_line(process))
+    return report
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{process.args!r} ended with {process.wait()}")
+    return line
+
+
+@contextmanager
+def _process(command: list[str], cwd: str | None = None) -> "Iterator[subprocess.Popen[str]]":
+    process = subprocess.Popen(
+        command, cwd=cwd, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
