@@ -403,7 +403,7 @@ async def test_a_link_in_backoff_frees_its_slot_and_comes_back() -> None:
     """A link that released with a delay lets another one run meanwhile."""
     stage = Stage()
     stage.add(1, due_seconds=1, live_seconds=5.0, delay_seconds=40.0)
-    stage.add(2, due_seconds=2, live_seconds=10.0)
+    stage.add(2, due_seconds=2, live_seconds=10.0, delay_seconds=60.0)
     async with node(stage, max_links=1) as one:
         await asyncio.sleep(20)
         assert stage.started[:2] == [1, 2]
