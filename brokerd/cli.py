@@ -87,6 +87,36 @@ def sandbox(
 
 
 @cli.command()
+def demo(  # noqa: PLR0913  # a command has as many options as it needs
+    *,
+    accounts: Annotated[int, typer.Option(min=1, max=2_000, help="Accounts to open.")] = 25,
+    max_links: Annotated[
+        int | None, typer.Option(min=1, help="Links at once; as many as accounts if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of broker and chaos.")] = 1,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="How long; until Ctrl-C if not given.")
+    ] = None,
+    chaos: Annotated[bool, typer.Option("--chaos", help="With every kind of fault.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Run everything from nothing, trade, and prove the ledger; exits with 0 if it is proven."""
+    with _failures_explained():
+        from brokerd.demo.options import DemoOptions  # noqa: PLC0415  # as above
+        from brokerd.demo.run import run_demo  # noqa: PLC0415  # as above
+
+        options = DemoOptions(
+            accounts=accounts,
+            max_links=max_links,
+            seed=seed,
+            seconds=seconds,
+            is_chaos=chaos,
+            is_json=as_json,
+        )
+        raise typer.Exit(run_demo(options))
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(installed_version("brokerd"))

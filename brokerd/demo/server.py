@@ -29,14 +29,16 @@ _EXEC_IF_LAUNCHER_LIVES = '[ "$PPID" = "$0" ] && exec "$@"'
 class Recipe:
     """How to run one server.
 
-    `stop_signal` asks for an orderly end, from us and from the kernel when we die. `is_ready`
-    gets the child's pid, so that another server's answer is never taken for ours.
+    `stop_signal` asks for an orderly end, from us and from the kernel when we die, unless that one
+    has a `death_signal` of its own. `is_ready` gets the child's pid, so that another server's
+    answer is never taken for ours.
     """
 
     name: str
     argv: Sequence[str]
     stop_signal: signal.Signals
     is_ready: Callable[[int], Awaitable[bool]]
+    death_signal: signal.Signals | None = None
 
 
 class Server:
@@ -103,7 +105,10 @@ class Server:
         """Spawn once; say whether it became ready before it ended."""
         recipe = self._recipe
         self._process = process = spawn(
-            recipe.argv, name=recipe.name, death_signal=recipe.stop_signal, folder=self._folder
+            recipe.argv,
+            name=recipe.name,
+            death_signal=recipe.death_signal or recipe.stop_signal,
+            folder=self._folder,
         )
         while process.poll() is None:
             if await recipe.is_ready(process.pid):

@@ -1,0 +1,140 @@
+"""The demo's result: figures, what is wrong with them, and the exit code; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from brokerd.demo.tally import FirstSeen, Tally, percentile
+
+EXIT_CLEAN = 0
+EXIT_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCounts:
+    """How many deals each way brought first."""
+
+    stream: int
+    pull: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """Milliseconds from the broker's record to our commit; None when there was no such deal."""
+
+    p50: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A link that was not settled in time, and what it said of itself."""
+
+    link: str
+    phase: str
+    proof: str
+    reason: str
+    is_proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What was noted at the freeze and while the links settled."""
+
+    accounts: int
+    max_links: int
+    seed: int
+    seconds: float
+    live: int
+    queued: int
+    max_live_seen: int
+    reconnects: int
+    faults: Mapping[str, int]
+    proven: int
+    settle_seconds: float
+    stragglers: Sequence[Straggler]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the demo prints as JSON; the field names are its interface."""
+
+    accounts: int
+    max_links: int
+    seed: int
+    seconds: float
+    live: int
+    queued: int
+    max_live_seen: int
+    deals_truth: int
+    deals_ledger: int
+    missing: int
+    invented: int
+    duplicated: int
+    different: int
+    balances_different: int
+    balance_proven: int
+    first_seen_by: SourceCounts
+    faults: Mapping[str, int]
+    deal_to_commit_ms: Percentiles
+    reconnects: int
+    settle_seconds: float
+    stragglers: Sequence[Straggler]
+
+
+def make_report(
+    figures: Figures, *, found: Tally, seen: FirstSeen, balances_different: int
+) -> Report:
+    """Put the figures together."""
+    return Report(
+        accounts=figures.accounts,
+        max_links=figures.max_links,
+        seed=figures.seed,
+        seconds=round(figures.seconds, 1),
+        live=figures.live,
+        queued=figures.queued,
+        max_live_seen=figures.max_live_seen,
+        deals_truth=found.deals_truth,
+        deals_ledger=found.deals_ledger,
+        missing=len(found.missing),
+        invented=len(found.invented),
+        duplicated=found.duplicated,
+        different=len(found.different),
+        balances_different=balances_different,
+        balance_proven=figures.proven,
+        first_seen_by=SourceCounts(stream=seen.stream, pull=seen.pull),
+        faults=dict(figures.faults),
+        deal_to_commit_ms=Percentiles(
+            p50=_rounded(percentile(seen.latencies_ms, 0.5)),
+            p99=_rounded(percentile(seen.latencies_ms, 0.99)),
+        ),
+        reconnects=figures.reconnects,
+        settle_seconds=round(figures.settle_seconds, 1),
+        stragglers=tuple(figures.stragglers),
+    )
+
+
+def problems(report: Report, *, is_chaos: bool) -> list[str]:
+    """Say in words what keeps the demo from being clean; nothing when it is."""
+    wrong = {
+        "deals missing": report.missing,
+        "deals invented": report.invented,
+        "deals told more than once": report.duplicated,
+        "deals different": report.different,
+        "balances different": report.balances_different,
+        "accounts not proven": report.accounts - report.balance_proven,
+        "links live beyond max-links": max(0, report.max_live_seen - report.max_links),
+    }
+    said = [f"{count} {what}" for what, count in wrong.items() if count]
+    if is_chaos:
+        unseen = sorted(kind for kind, times in report.faults.items() if not times)
+        said += [f"fault never injected: {kind}" for kind in unseen]
+    return said
+
+
+def exit_code(report: Report, *, is_chaos: bool) -> int:
+    """Return 0 only for a demo that is clean."""
+    return EXIT_FAILED if problems(report, is_chaos=is_chaos) else EXIT_CLEAN
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
