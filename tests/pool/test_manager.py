@@ -405,8 +405,8 @@ async def test_a_link_in_backoff_frees_its_slot_and_comes_back() -> None:
     stage.add(1, due_seconds=1, live_seconds=5.0, delay_seconds=40.0)
     stage.add(2, due_seconds=2, live_seconds=10.0, delay_seconds=60.0)
     async with node(stage, max_links=1) as one:
-        await asyncio.sleep(20)
-        assert stage.started[:2] == [1, 2]
+        await asyncio.sleep(10)
+        assert stage.started == [1, 2]
         assert one.sample("brokerd_pool_queue_length", state="backoff") == 1
         await asyncio.sleep(200)
         assert stage.started.count(AccountId(1)) > 1
