@@ -111,7 +111,7 @@ class PostgresRegistry:
             living = next((each for each in named if not each.is_deleted), None)
             if living is not None:
                 await writes.end(connection, living)
-        self._standing = None
+        self._forget_standing()
         return bool(named)
 
     async def _put(self, put: Put) -> PutResult:
@@ -120,10 +120,10 @@ class PostgresRegistry:
             if decided.joins_queue:
                 await self._check_room(connection)
             account_id = await writes.write(connection, put, decided)
-            self._standing = None
+            self._forget_standing()
             query = rows.RECORDS.where(accounts.c.account_id == account_id)
             (record,) = await self._records(connection, query)
-        self._standing = None  # what was read inside the transaction nobody else can see yet
+        self._forget_standing()  # what was read inside the transaction might not be committed
         return PutResult(record=record, is_new=decided.is_new, is_changed=decided.is_changed)
 
     async def _decide(self, connection: AsyncConnection, put: Put) -> Registration:
@@ -172,6 +172,11 @@ class PostgresRegistry:
             age_seconds=max(0.0, self._clock.monotonic() - standing.read_at_seconds),
             waiting_seconds=max(0.0, (row.read_at - row.queued_at).total_seconds()),
         )
+
+    def _forget_standing(self) -> None:
+        """Have the queue read anew after a change of ours, while that is cheap."""
+        if self._standing is not None and self._standing.is_whole:
+            self._standing = None
 
     async def _read_standing(self, connection: AsyncConnection) -> Standing:
         now = self._clock.monotonic()

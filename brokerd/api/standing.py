@@ -24,6 +24,11 @@ class Standing:
     ranks: Sequence[int]
     read_at_seconds: float
 
+    @property
+    def is_whole(self) -> bool:
+        """Say whether every turn was kept."""
+        return not self.ranks or self.ranks[-1] == len(self.ranks)
+
     def position(self, turn: Turn) -> int:
         """Return the position of a turn, which need not have been seen."""
         index = bisect_left(self.turns, turn)

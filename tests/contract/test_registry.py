@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -36,7 +37,7 @@ from brokerd.domain import (
     UserAction,
     UserId,
 )
-from brokerd.errors import Conflict, QueueFull, StaleVersion
+from brokerd.errors import Conflict, QueueFull, StaleVersion, StoreUnavailable
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.ports import LedgerStore, NumberedWrite
 from brokerd.ledger.postgres import PostgresLedgerStore
@@ -306,7 +307,7 @@ async def test_an_identity_registered_again_continues_its_ledger(rig):
     again = await rig.put(B, spec(user_id=UserId("u-18"), labels={}))
     assert again.is_new
     record = again.record
-    assert record.generation > claim.generation
+    assert record.generation == claim.generation + 2  # the DELETE was one
     assert (record.deals, record.watermark) == (2, datetime(2024, 3, 1, tzinfo=UTC))
     assert record.status.phase is Phase.QUEUED
     assert record.status.attempt == 0
@@ -437,6 +438,60 @@ async def test_a_full_queue_refuses_who_would_join_it(rig):
         await rig.put(A, spec("77"))
     await rig.claim()
     assert (await rig.put(A, spec("77"))).record.queue.position == MAX_LENGTH
+
+
+async def test_positions_in_a_long_queue_are_rounded_up(fleet_url):
+    """Of a queue longer than a thousand every so many-th row is kept; nobody is told too little."""
+    if fleet_url is None:
+        pytest.skip("memory counts")
+    settings_ = DatabaseSettings(url=Secret(fleet_url))
+    async with open_database(settings_, metrics=Metrics(CollectorRegistry())) as database:
+        registry = PostgresRegistry(
+            database, settings=QueueSettings(patience_seconds=PATIENCE), clock=SystemClock()
+        )
+        async with database.transaction() as connection:
+            await connection.execute(
+                sa.text("""
+                INSERT INTO brokerd.leases (account_id, is_wanted, deadline)
+                SELECT 1000000 + n, true, now() - interval '1 hour' + n * interval '1 second'
+                FROM generate_series(1, 2999) AS n""")
+            )
+        put = await registry.put(A, spec(), if_match=None, must_be_new=False)
+        assert put.record.queue.position == 3000
+        sooner = await registry.put(
+            B, spec("2", priority=Priority.HIGH), if_match=None, must_be_new=False
+        )
+        assert sooner.record.queue.position == 3000
+        async with database.transaction() as connection:
+            await connection.execute(
+                sa.text(
+                    "UPDATE brokerd.leases SET deadline = now() - interval '2 hours'"
+                    " WHERE account_id = 1"
+                )
+            )
+        assert (await registry.get(A)).queue.position == 3000  # a long queue is read once a second
+        await asyncio.sleep(1.0)
+        first = await registry.get(A)
+        assert 1 <= first.queue.position <= 3
+        assert first.queue.age_seconds < 1
+
+
+async def test_a_store_out_of_reach(tmp_path):
+    """Every method says so, in the time that acquiring may take."""
+    url = Secret(f"postgresql://u:p@/x?host={tmp_path}")
+    settings_ = DatabaseSettings(url=url, acquire_seconds=0.2)
+    async with open_database(settings_, metrics=Metrics(CollectorRegistry())) as database:
+        registry = PostgresRegistry(database, settings=QueueSettings(), clock=SystemClock())
+        async with asyncio.timeout(10):
+            for call in (
+                registry.ping(),
+                registry.get(A),
+                registry.put(A, spec(), if_match=None, must_be_new=False),
+                registry.page(user_id=None, after=None, limit=1),
+                registry.delete(A),
+            ):
+                with pytest.raises(StoreUnavailable):
+                    await call
 
 
 async def test_many_at_once_never_pass_the_queue_s_length(rig):
