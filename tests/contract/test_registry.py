@@ -469,11 +469,9 @@ async def test_positions_in_a_long_queue_are_rounded_up(fleet_url):
                     " WHERE account_id = 1"
                 )
             )
-        assert (await registry.get(A)).queue.position == 3000  # a long queue is read once a second
-        await asyncio.sleep(1.0)
         first = await registry.get(A)
         assert 1 <= first.queue.position <= 3
-        assert first.queue.age_seconds < 1
+        assert first.queue.age_seconds > put.record.queue.age_seconds  # read once a second
 
 
 async def test_a_store_out_of_reach(tmp_path):
