@@ -1,5 +1,6 @@
 """What a link says of itself: the one writer of its phase, and of its proof beside it."""
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime
 
@@ -29,6 +30,7 @@ class Board:
         self._clock = clock
         self._metrics = metrics
         self._is_stored = True
+        self._storing = asyncio.Lock()
         self.status = LinkStatus(
             phase=Phase.QUEUED,
             reason="Queued",
@@ -36,7 +38,10 @@ class Board:
             observed_generation=claim.generation,
             since=clock.now(),
         )
-        metrics.links.labels(phase=Phase.QUEUED).inc()
+
+    def open(self) -> None:
+        """Count the link; `close` must follow."""
+        self._metrics.links.labels(phase=self.status.phase).inc()
 
     @property
     def phase(self) -> Phase:
@@ -103,16 +108,22 @@ class Board:
         )
         await self._store()
 
-    async def flush(self) -> None:
-        """Store the newest status if the store was away when it changed."""
+    async def flush(self) -> bool:
+        """Store the newest status if the store was away when it changed; say whether it is."""
         if not self._is_stored:
             await self._store()
+        return self._is_stored
 
     def close(self) -> None:
         """Take the link out of the gauge; it is no longer ours to count."""
         self._metrics.links.labels(phase=self.status.phase).dec()
 
     async def _store(self) -> None:
+        """Store what is newest when our turn comes: an older report must never land last."""
+        async with self._storing:
+            await self._report()
+
+    async def _report(self) -> None:
         try:
             await self._lease.report(self._claim.fence, self.status)
         except StoreUnavailable as failure:

@@ -70,12 +70,13 @@ class Link:
 
     async def run(self) -> None:
         """Live until the slot is given back; raises `Fenced` when it was taken."""
+        self._board.open()
         try:
             await self._board.enter(LinkEvent.CLAIMED, "Claimed")
             while self._order is not _Order.LEAVE:
                 delay_seconds = await self._attempt()
-                if delay_seconds is None:
-                    await self._obey()
+                if delay_seconds is None or self._order is not _Order.STAY:
+                    await self._obey()  # also what we were told while we noted the failure
                 elif delay_seconds > self._settings.backoff_hold_seconds:
                     await self._release(delay_seconds)
                     return
@@ -94,26 +95,23 @@ class Link:
                 group.create_task(session.run(), name=f"session:{self._claim.link_id}")
         except ExceptionGroup as group:
             failure = _gravest(group)
+            if session.stood_seconds >= self._settings.stable_seconds:
+                self._backoff = Backoff()
+                self._board.note_attempt(0)
             if isinstance(failure, _Told):
                 return None
-            return await self._fail(failure, session)
+            return await self._fail(failure)
         raise AssertionError("a session ends only by raising")
 
     async def _listen(self) -> None:
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            if self._order is not _Order.STAY:
-                raise _Told
-            await self._board.note_generation(self._claim.generation)
+        await self._await_order()
+        raise _Told
 
-    async def _fail(self, failure: BrokerdError, session: LinkSession) -> float:
+    async def _fail(self, failure: BrokerdError) -> float:
         """Note a failure; return the seconds until the next attempt."""
         self._ports.metrics.link_failures.labels(code=failure.code).inc()
         if isinstance(failure, Rejected):
             return await self._refuse(failure)
-        if session.stood_seconds >= self._settings.stable_seconds:
-            self._backoff = Backoff()
         wait = after_failure(
             self._backoff,
             base_seconds=self._settings.backoff_base_seconds,
@@ -171,12 +169,18 @@ class Link:
         await self._save_backoff()
         try:
             async with asyncio.timeout(delay_seconds):
-                await self._told.wait()
+                await self._await_order()
         except TimeoutError:
             return
-        self._told.clear()
-        self._order = _Order.STAY if self._order is _Order.REDIAL else self._order
-        await self._board.note_generation(self._claim.generation)
+        await self._obey()
+
+    async def _await_order(self) -> None:
+        """Return once we must not stay as we are; what changes nothing is only noted."""
+        while self._order is _Order.STAY:
+            await self._told.wait()
+            self._told.clear()
+            if self._order is _Order.STAY:
+                await self._board.note_generation(self._claim.generation)
 
     async def _save_backoff(self) -> None:
         try:
@@ -197,17 +201,25 @@ class Link:
         await self._release(0.0)
 
     async def _release(self, delay_seconds: float) -> None:
-        """Give the lease back, however long Postgres is away: a lease kept by mistake starves."""
+        """Give the lease back, however long Postgres is away: a lease kept by mistake starves.
+
+        Our last word on the link goes first: without the lease we may not say it any more.
+        """
         while True:
-            try:
-                await self._board.flush()
-                await self._ports.lease.release(
-                    self._claim.fence, backoff=self._backoff, delay_seconds=delay_seconds
-                )
-            except StoreUnavailable:
-                await asyncio.sleep(RELEASE_RETRY_SECONDS)
-            else:
+            if await self._try_release(delay_seconds):
                 return
+            await asyncio.sleep(RELEASE_RETRY_SECONDS)
+
+    async def _try_release(self, delay_seconds: float) -> bool:
+        try:
+            if not await self._board.flush():
+                return False
+            await self._ports.lease.release(
+                self._claim.fence, backoff=self._backoff, delay_seconds=delay_seconds
+            )
+        except StoreUnavailable:
+            return False
+        return True
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:

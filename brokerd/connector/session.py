@@ -4,11 +4,13 @@ Theory. The reader takes what the stream brings and commits deals within millise
 nothing. The keeper owns the phase: it verifies who answered, pulls history until the ledger is
 complete, and from then on pulls again at a pace, after every interruption and whenever the stream
 admits a loss. Only pulls close windows, so whatever the stream does, completeness is the keeper's
-word. The two share a handful of fields; neither awaits between reading and writing them.
+word. Until the keeper knows whose account answered, and again after every interruption, the reader
+holds deals back. The two share a handful of fields; neither awaits between reading and writing
+them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -32,13 +34,15 @@ from brokerd.connector.ports import (
 )
 from brokerd.connector.pull import Puller
 from brokerd.connector.states import LinkEvent
-from brokerd.domain import Backoff, Claim, Deal, LinkWrite, Phase, Source
+from brokerd.domain import Backoff, Claim, Deal, DealId, LinkWrite, Source
 from brokerd.errors import IdentityMismatch, LinkLost, Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
 """Where a whole history starts; no MetaTrader record is older."""
+MAX_EARLY_DEALS = 10_000
+"""Deals held back until we know whose they are; the pull that follows brings all others."""
 
 T = TypeVar("T")
 
@@ -60,10 +64,14 @@ class LinkSession:
         self._is_up = False
         self._is_broker_up = True
         self._is_stream_synchronized = False
+        self._is_identified = False
+        self._is_committing = False
+        self._early: dict[DealId, Deal] = {}
         self._was_interrupted = False
         self._gap_reason: str | None = None
         self._heard_at = ports.clock.monotonic()
-        self._down_since = self._heard_at
+        self._away_since: float | None = None
+        self._was_live = False
         self._live_since: float | None = None
         self._stood_seconds = 0.0
 
@@ -79,7 +87,7 @@ class LinkSession:
             reliability=remote.reliability,
             synced_through=self._watermark or self._clock.now(),
         )
-        self._heard_at = self._down_since = self._clock.monotonic()
+        self._heard_at = self._clock.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(session), name=f"read:{self._claim.link_id}")
@@ -96,44 +104,60 @@ class LinkSession:
             received_at = self._clock.monotonic()
             self._heard_at = received_at
             deals = self._note(events)
-            if deals:
-                await self._commit(deals)
-                self._ports.metrics.commit_latency.observe(self._clock.monotonic() - received_at)
+            if not self._is_identified:
+                self._hold_back(deals)
+            elif deals:
+                self._is_committing = True
+                await self._commit(deals.values())
+                self._is_committing = False
+                self._heard_at = self._clock.monotonic()
+                self._ports.metrics.commit_latency.observe(self._heard_at - received_at)
 
-    def _note(self, events: Sequence[StreamEvent]) -> tuple[Deal, ...]:
+    def _note(self, events: Sequence[StreamEvent]) -> Mapping[DealId, Deal]:
         """Fold events into what the keeper looks at; return the deals among them."""
-        deals: dict[str, Deal] = {}
+        deals: dict[DealId, Deal] = {}
         for event in events:
             match event:
                 case DealSeen(deal=deal):
                     deals[deal.deal_id] = deal
-                case Connected():
-                    # A second Connected without a Disconnected is a new session of the terminal.
-                    self._was_interrupted |= self._is_up
-                    self._is_up = True
-                    self._is_stream_synchronized = False
-                case Synchronized():
-                    self._is_stream_synchronized = True
-                case Disconnected():
-                    self._set_down()
-                case BrokerStatus(is_connected=is_connected):
-                    self._was_interrupted |= self._is_broker_up and not is_connected
-                    self._is_broker_up = is_connected
                 case Gap(reason=reason):
                     self._gap_reason = reason
                     self._ports.metrics.stream_gaps.labels(reason=reason).inc()
+                case _:
+                    self._follow(event)
         if len(deals) < len(events):
             self._news.set()
-        return tuple(deals.values())
+        return deals
 
-    def _set_down(self) -> None:
-        if self._is_up:
-            self._down_since = self._clock.monotonic()
-        self._is_up = False
-        self._is_stream_synchronized = False
+    def _follow(self, event: Connected | Synchronized | Disconnected | BrokerStatus) -> None:
+        """Follow the terminal's ups and downs."""
+        match event:
+            case Connected():
+                if self._is_up:  # without a Disconnected: the terminal began anew
+                    self._interrupt()
+                self._is_up = True
+                self._is_stream_synchronized = False
+            case Synchronized():
+                self._is_stream_synchronized = True
+            case Disconnected():
+                self._interrupt()
+                self._is_up = False
+                self._is_stream_synchronized = False
+            case BrokerStatus(is_connected=is_connected):
+                if self._is_broker_up and not is_connected:
+                    self._interrupt()
+                self._is_broker_up = is_connected
+
+    def _interrupt(self) -> None:
+        """Doubt everything until the keeper has looked: also who will answer next."""
         self._was_interrupted = True
+        self._is_identified = False
 
-    async def _commit(self, deals: tuple[Deal, ...]) -> None:
+    def _hold_back(self, deals: Mapping[DealId, Deal]) -> None:
+        if len(self._early) + len(deals) <= MAX_EARLY_DEALS:
+            self._early.update(deals)
+
+    async def _commit(self, deals: Collection[Deal]) -> None:
         self._ports.metrics.deals_received.labels(path=Source.STREAM).inc(len(deals))
         await self._ports.ledger.write(
             LinkWrite(
@@ -141,22 +165,19 @@ class LinkSession:
                 link_id=self._claim.link_id,
                 user_id=self._claim.spec.user_id,
                 source=Source.STREAM,
-                deals=deals,
+                deals=tuple(deals),
             )
         )
 
     # The keeper.
 
     async def _keep(self, session: Session) -> None:
-        began_at = self._clock.monotonic()
+        self._away_since = self._clock.monotonic()
         await self._wait_up()
         await self._board.enter(LinkEvent.ANSWERED, "Answered")
-        information = await self._persevere(self._verify, self._settings.verify_timeout_seconds)
+        information = await self._identify(self._settings.verify_timeout_seconds)
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
-        await self._sync(session, information)
-        self._ports.metrics.time_to_live.labels(cause="first").observe(
-            self._clock.monotonic() - began_at
-        )
+        await self._become_live(session, before=information)
         while True:
             await self._tend(session)
 
@@ -169,7 +190,8 @@ class LinkSession:
             await self._recover(session)
         elif self._gap_reason is not None:
             reason, self._gap_reason = self._gap_reason, None
-            await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
+            if not self._audit.is_pull_put_off:  # else the one that waits will read further back
+                await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
         elif self._audit.is_pull_due():
             await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
         elif self._audit.is_proof_due():
@@ -177,14 +199,29 @@ class LinkSession:
 
     async def _recover(self, session: Session) -> None:
         """Come back after an interruption on the same session."""
-        broke_at = self._clock.monotonic()
+        self._away_since = self._away_since or self._clock.monotonic()
         self._end_live()
         await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
         await self._wait_up()
-        await self._sync(session, None)
-        self._ports.metrics.reconnects.inc()
-        self._ports.metrics.time_to_live.labels(cause="reconnect").observe(
-            self._clock.monotonic() - broke_at
+        information = await self._identify(self._settings.sync_stall_seconds)
+        await self._become_live(session, before=information)
+
+    async def _become_live(self, session: Session, *, before: AccountInformation) -> None:
+        """Sync, be live, prove it; what interrupts the sync is left to the next turn."""
+        if not await self._sync(session):
+            return
+        now = self._clock.monotonic()
+        self._live_since = now
+        await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
+        if self._was_live:
+            self._ports.metrics.reconnects.inc()
+        if self._away_since is not None:
+            cause = "reconnect" if self._was_live else "first"
+            self._ports.metrics.time_to_live.labels(cause=cause).observe(now - self._away_since)
+        self._was_live = True
+        self._away_since = None
+        await self._audit.prove(
+            self._since(self._settings.reconnect_overlap_seconds), before=before
         )
 
     def _end_live(self) -> None:
@@ -203,6 +240,15 @@ class LinkSession:
             return "BrokerDisconnected"
         return "Resynchronizing" if self._is_up else "Reconnecting"
 
+    async def _identify(self, limit_seconds: float) -> AccountInformation:
+        """Verify who answered; then the stream's deals may pass, those held back first."""
+        information = await self._persevere(self._verify, limit_seconds)
+        self._is_identified = not self._was_interrupted
+        if self._is_identified and self._early:
+            early, self._early = self._early, {}
+            await self._commit(early.values())
+        return information
+
     async def _verify(self) -> AccountInformation:
         information = await self._ports.rest.account_information(self._remote)
         identity.check_connected(self._claim.spec.identity, information)
@@ -218,9 +264,8 @@ class LinkSession:
             )
         return information
 
-    async def _sync(self, session: Session, before: AccountInformation | None) -> None:
-        """Pull until the ledger is complete and the stream has caught up, then be live."""
-        self._was_interrupted = False
+    async def _sync(self, session: Session) -> bool:
+        """Pull until the ledger is complete and the stream caught up; False when interrupted."""
         self._gap_reason = None
 
         async def attempt() -> None:
@@ -233,13 +278,7 @@ class LinkSession:
             self._settings.sync_stall_seconds,
             "the stream never finished its synchronization",
         )
-        if self._was_interrupted:
-            return  # the next turn recovers
-        self._live_since = self._clock.monotonic()
-        await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
-        await self._audit.prove(
-            self._since(self._settings.reconnect_overlap_seconds), before=before
-        )
+        return not self._was_interrupted
 
     async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> None:
         """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
@@ -249,8 +288,6 @@ class LinkSession:
             self._ports.metrics.pulls.labels(kind=kind, outcome=failure.code).inc()
             self._audit.pull_failed(failure)
             return
-        if self._board.phase is Phase.LIVE and kind == "rolling":
-            self._ports.metrics.deals_missed.inc(found)
         if found or self._audit.is_unsettled:
             await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
 
@@ -258,7 +295,7 @@ class LinkSession:
         """Pull, settle what is missing, close the window; return how many deals were new."""
         start = self._since(overlap_seconds)
         pulled = await self._puller.pull(start)
-        self._ports.metrics.deals_received.labels(path=Source.PULL).inc(len(pulled.inserted))
+        self._audit.count(pulled)
         await self._audit.settle(pulled)
         await self._ports.ledger.close_window(
             self._claim.fence, start=self._watermark or start, end=pulled.fetched_at
@@ -305,6 +342,7 @@ class LinkSession:
             self._settings.connect_timeout_seconds,
             "no terminal of the account answered",
         )
+        self._was_interrupted = False
 
     async def _wait_until(
         self, is_met: Callable[[], bool], limit_seconds: float, problem: str
@@ -321,8 +359,8 @@ class LinkSession:
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""
-        silent_at = self._heard_at + self._settings.silence_seconds
-        until = min(due, silent_at + 0.001)
+        silent_seconds = self._settings.silence_seconds - self._silence()
+        until = min(due, self._clock.monotonic() + silent_seconds + 0.001)
         try:
             async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
                 await self._news.wait()
@@ -331,6 +369,10 @@ class LinkSession:
         self._news.clear()
 
     def _check_silence(self) -> None:
-        silence = self._clock.monotonic() - self._heard_at
+        silence = self._silence()
         if silence > self._settings.silence_seconds:
             raise LinkLost(f"nothing heard for {silence:.0f} s, not even a heartbeat")
+
+    def _silence(self) -> float:
+        """Return for how long nothing came; while a commit is under way, we do not listen."""
+        return 0.0 if self._is_committing else self._clock.monotonic() - self._heard_at

@@ -1,0 +1,197 @@
+"""A link loses its stream, its broker, its terminal, a whole night; and nothing of its deals."""
+
+import asyncio
+
+import pytest
+from link_world import running_link, subsequence
+
+from brokerd.domain import Phase, Proof
+from brokerd.sandbox.facts import ConnectionStatus
+from brokerd.sandbox.faults import FaultKind
+
+pytestmark = pytest.mark.looptime(noop_cycles=5)
+RECONNECTS = "brokerd_link_reconnects_total"
+
+
+async def test_a_dropped_session_comes_back_and_is_pulled():
+    """After a drop the link syncs on the same session and is live again, with all deals made."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.drop(world.account.metaapi_id)
+        missed = world.trade(10)
+        await world.until_phase(Phase.SYNCING, within=1)
+        assert world.entered.reason == "Reconnecting"
+        assert await world.until_live() < 5
+        assert set(missed) <= set(world.ledger)
+        assert len(world.service.opened) == 1
+        assert world.sample(RECONNECTS) == 1
+        await world.until(lambda: world.status.proof_detail == f"{len(world.truth)} deals")
+        world.assert_exact()
+
+
+async def test_a_hundred_drops_lose_and_double_nothing():
+    """A session that drops again and again, in the middle of syncs too, ends exact."""
+    async with running_link() as world:
+        await world.until_live()
+        for drop in range(100):
+            world.trade(2)
+            world.service.drop(world.account.metaapi_id)
+            await asyncio.sleep(0.5 + drop % 7)
+        await asyncio.sleep(60)
+        await world.until_live(within=600)
+        assert world.sample(RECONNECTS) <= 100
+        world.assert_exact()
+
+
+async def test_a_reconnect_counts_once_the_link_is_live_again():
+    """A session that breaks while it recovers has come back once, not twice."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.drop(world.account.metaapi_id)
+        await world.until_phase(Phase.SYNCING, within=1)
+        world.service.before_page = lambda: world.service.drop(world.account.metaapi_id)
+        await asyncio.sleep(10)
+        world.service.before_page = None
+        assert world.phase is Phase.SYNCING
+        await world.until_live()
+        assert world.sample(RECONNECTS) == 1
+
+
+async def test_a_session_that_never_comes_back_is_dialled_again():
+    """Disconnected for longer than the limit: backoff, a new session, nothing lost."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.is_down = True
+        missed = world.trade(3)
+        await world.until_phase(Phase.BACKOFF, within=65)
+        assert world.entered.reason == "LinkLost"
+        await asyncio.sleep(20)
+        world.service.is_down = False
+        await world.until_live(within=world.settings.backoff_ceiling_seconds)
+        assert len(world.service.opened) >= 2
+        assert set(missed) <= set(world.ledger)
+        world.assert_exact()
+
+
+async def test_a_broken_session_is_dialled_again_at_once():
+    """The first loss after a long good time costs no wait."""
+    async with running_link() as world:
+        await world.until_live()
+        await asyncio.sleep(1_000)
+        world.service.kill(world.account.metaapi_id)
+        missed = world.trade(3)
+        await world.until_phase(Phase.BACKOFF, within=1)
+        assert await world.until_live() < 1
+        assert set(missed) <= set(world.ledger)
+        world.assert_exact()
+
+
+async def test_a_mute_stream_is_lost_after_the_silence_limit():
+    """Nothing heard for `silence_seconds` is a loss; unmuted, the link is live again."""
+    async with running_link() as world:
+        await world.until_live()
+        world.switch_on(FaultKind.MUTE)
+        missed = world.trade(3)
+        waited = await world.until_phase(Phase.BACKOFF, within=71)
+        assert waited > world.settings.silence_seconds - 10  # the last heartbeat was that old
+        assert world.entered.reason == "LinkLost"
+        await asyncio.sleep(100)
+        world.switch_off(FaultKind.MUTE)
+        await world.until_live(within=2 * world.settings.backoff_ceiling_seconds)
+        assert set(missed) <= set(world.ledger)
+        world.assert_exact()
+
+
+async def test_a_lost_heartbeat_alone_is_silence_too():
+    """Deals keep a link alive, the lack of everything ends it."""
+    async with running_link() as world:
+        await world.until_live()
+        world.switch_on(FaultKind.STOP_STATUS)
+        for _ in range(10):
+            await asyncio.sleep(30)
+            world.trade()
+        assert world.phase is Phase.LIVE
+        await world.until_phase(Phase.BACKOFF, within=62)
+
+
+async def test_a_night_of_outage():
+    """A service that is away for eight hours: few attempts, and back within one ceiling."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.is_down = True
+        for _ in range(8):
+            await asyncio.sleep(3_600)
+            world.trade(5)
+        assert world.status.phase is Phase.BACKOFF
+        assert world.lease.backoff_bound_seconds == world.settings.backoff_ceiling_seconds
+        assert 96 <= world.sample("brokerd_link_failures_total", code="remote_unavailable") <= 400
+        world.service.is_down = False
+        assert await world.until_live(within=302) <= world.settings.backoff_ceiling_seconds + 2
+        await world.until(lambda: world.status.proof is Proof.PROVEN, within=1)
+        world.assert_exact()
+
+
+async def test_backoff_grows_across_releases_and_claims():
+    """The bound is stored with the lease and taken up by the next claim, whoever claims."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.is_down = True
+        await asyncio.sleep(3_600)
+        bounds = [claim.backoff.bound_seconds for claim in world.claims]
+        assert len(bounds) > 5
+        assert bounds == sorted(bounds)
+        assert bounds[-1] == world.settings.backoff_ceiling_seconds
+        assert world.status.next_attempt_at is not None
+        assert world.status.attempt == world.lease.attempt >= len(bounds)
+
+
+async def test_a_link_that_stood_forgets_its_backoff_when_it_leaves_in_order():
+    """Backoff from yesterday does not slow the next owner of a link that was live since."""
+    async with running_link() as world:
+        world.service.is_down = True
+        await asyncio.sleep(1_000)
+        world.service.is_down = False
+        await world.until_live(within=302)
+        assert world.lease.attempt > 3
+        await asyncio.sleep(world.settings.stable_seconds + 1)
+        world.link.drain()
+        await world.until(lambda: world.link is None)
+        assert (world.lease.attempt, world.lease.backoff_bound_seconds) == (0, 0.0)
+
+
+async def test_a_link_that_flaps_keeps_its_backoff():
+    """Live for less than `stable_seconds` is no reason to dial at once again."""
+    async with running_link() as world:
+        for _ in range(6):
+            await world.until_live(within=60)
+            await asyncio.sleep(20)
+            world.service.kill(world.account.metaapi_id)
+            await world.until_phase(Phase.BACKOFF, within=1)
+        assert world.status.attempt == 6
+
+
+async def test_a_broker_away_for_a_weekend_costs_no_restart():
+    """While the terminal beats, a broker may stay away: one session, live when it is back."""
+    async with running_link() as world:
+        await world.until_live()
+        world.account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+        await world.until_phase(Phase.SYNCING, within=1)
+        assert world.entered.reason == "BrokerDisconnected"
+        await asyncio.sleep(48 * 3_600)
+        world.book()
+        world.account.set_connection(ConnectionStatus.CONNECTED)
+        assert await world.until_live() < 2
+        assert len(world.service.opened) == 1
+        world.assert_exact()
+
+
+async def test_a_terminal_that_never_answers_is_given_up():
+    """A session on which nobody speaks ends in backoff after the connect limit."""
+    async with running_link() as world:
+        world.switch_on(FaultKind.MUTE)
+        await world.until_phase(Phase.CONNECTING)
+        waited = await world.until_phase(Phase.BACKOFF, within=70)
+        assert waited == pytest.approx(world.settings.connect_timeout_seconds, abs=2)
+        world.switch_off(FaultKind.MUTE)
+        await world.until_live(within=302)
+        assert subsequence([Phase.CONNECTING, Phase.BACKOFF, Phase.LIVE], world.phases)
