@@ -7,6 +7,7 @@ from http import HTTPStatus
 import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
+from litestar.exceptions import InternalServerException
 from litestar.params import FromPath
 
 from brokerd.api.bodies import LinkBody
@@ -15,7 +16,7 @@ from brokerd.api.hints import Hints
 from brokerd.api.ports import Registry
 from brokerd.api.query import Query
 from brokerd.api.snapshots import Snapshot, Snapshots, aged
-from brokerd.api.validation import Invalid, Limits, Violation, check_id, read_spec
+from brokerd.api.validation import Invalid, Limits, Unreadable, Violation, check_id, read_spec
 from brokerd.api.views import etag, link_body, links_page
 from brokerd.clock import Clock
 from brokerd.domain import LinkId, UserId
@@ -42,7 +43,7 @@ class LinkRoutes:
         known = _link_id(link_id, request)
         if_match, must_be_new = _preconditions(request)
         limits = Limits(tokens=self.tokens, now=self.clock.now())
-        spec = read_spec(await request.body(), limits=limits)
+        spec = read_spec(await _body(request), limits=limits)
         result = await self.registry.put(known, spec, if_match=if_match, must_be_new=must_be_new)
         if result.is_changed:
             await self.snapshots.forget(known)
@@ -117,6 +118,14 @@ def _link_id(value: str, request: ApiRequest) -> LinkId:
 
 def _no_link(link_id: LinkId) -> NotFound:
     return NotFound(f"no link {link_id} is registered")
+
+
+async def _body(request: ApiRequest) -> bytes:
+    """Read the body; a client that leaves in its middle is no fault of ours."""
+    try:
+        return await request.body()
+    except InternalServerException as error:
+        raise Unreadable("it was cut off") from error
 
 
 def _preconditions(request: ApiRequest) -> tuple[int | None, bool]:

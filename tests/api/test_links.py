@@ -173,6 +173,39 @@ async def test_what_nobody_foresaw_is_logged_and_not_told(api):
     assert found["requestId"] == answer.headers["x-request-id"]
 
 
+async def test_a_client_that_leaves_in_the_middle_is_no_fault(api):
+    """A body that breaks off is answered to nobody, and is not logged as an error."""
+    words = [
+        {"type": "http.request", "body": b'{"spec":', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent = []
+
+    async def receive():
+        return words.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "PUT",
+        "path": PATH,
+        "raw_path": PATH.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"authorization", api.client.headers["authorization"].encode())],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("brokerd", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    with capture_logs() as logs:
+        await api.app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert logs == []
+
+
 async def test_pages_join(api):
     """Pages follow the ids; `next` and the Link header lead through all links once."""
     for number, name in enumerate("edcba"):
