@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from random import Random
 
+import httpcore  # noqa: F401  # what both import at the first request belongs to the baseline
 import httpx
 import metaapi_cloud_sdk  # noqa: F401  # imported here so that its memory is in the baseline
 from metaapi_cloud_sdk import MetaApi, SynchronizationListener

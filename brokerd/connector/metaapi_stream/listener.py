@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+import structlog
 from metaapi_cloud_sdk import HistoryStorage
 from metaapi_cloud_sdk.metaapi.models import MetatraderDeal, MetatraderOrder
 
@@ -10,7 +11,8 @@ from brokerd.clock import Clock
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.ports import BrokerStatus, Connected, DealSeen, Disconnected, Synchronized
 from brokerd.connector.wire import deal_from_stream
-from brokerd.errors import BadDeal, MalformedAnswer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class StreamListener(HistoryStorage):
@@ -92,7 +94,10 @@ class StreamListener(HistoryStorage):
         """Pass a deal on; one that cannot be read becomes a gap."""
         try:
             seen = DealSeen(deal=deal_from_stream(deal))
-        except (BadDeal, MalformedAnswer):
+        except Exception as error:  # noqa: BLE001  # what is raised here is lost in the SDK (A4)
+            log.warning(
+                "stream.deal_refused", metaapi_account_id=self._account_id, problem=str(error)
+            )
             self._buffer.put_gap("unreadable_deal")
             return
         self._buffer.put(seen)

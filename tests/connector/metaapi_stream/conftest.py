@@ -1,6 +1,7 @@
 """Streams on a sandbox, the SDK contained and plain, and packets fed by hand."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -98,6 +99,14 @@ class Streaming:
         )
         self._group.create_task(watched.read())
         return watched
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Give a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 @pytest.fixture
