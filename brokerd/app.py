@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from random import Random
 
@@ -14,14 +14,16 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from brokerd.api.app import Routes, create_app
-from brokerd.api.hints import LocalHints
+from brokerd.api.hints import Hints, LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.postgres_deals import PostgresDealReader
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.redis import BestEffort, RedisHints, RedisSnapshots, namespace_of, open_redis
+from brokerd.api.reporting import ForgettingLeases
 from brokerd.api.server import ApiServer
-from brokerd.api.snapshots import NoSnapshots
+from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.clock import Clock, SystemClock
 from brokerd.config.settings import Settings
 from brokerd.connector.link import Link
@@ -69,6 +71,7 @@ class Node:
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog
+    hints: RedisHints | None
     notifier: Notifier
 
 
@@ -191,8 +194,12 @@ async def _build(
         metrics=metrics,
     )
 
+    redis = await _open_redis(base, stack)
+    snapshots = _snapshots(base, redis)
+
     def build(claim: Claim) -> Link:
-        return Link(claim, ports=links)
+        lease = ForgettingLeases(leases, link_id=claim.link_id, snapshots=snapshots)
+        return Link(claim, ports=replace(links, lease=lease))
 
     manager = Manager(
         incarnation,
@@ -208,7 +215,10 @@ async def _build(
         ),
         settings=settings.pool,
     )
-    api, readiness = _build_api(base, stack, manager=manager)
+    hints = _hints(base, redis, manager=manager)
+    api, readiness = _build_api(
+        base, stack, snapshots=snapshots, hints=hints or LocalHints(manager.wake)
+    )
     return Node(
         incarnation=incarnation,
         nodes=nodes,
@@ -224,12 +234,38 @@ async def _build(
             clock=clock,
             metrics=metrics,
         ),
+        hints=hints,
         notifier=notifier,
     )
 
 
+async def _open_redis(base: _Base, stack: AsyncExitStack) -> BestEffort | None:
+    settings = base.settings.redis
+    if settings.url is None:
+        return None
+    return await stack.enter_async_context(
+        open_redis(settings.url, settings=settings, clock=base.clock, metrics=base.metrics)
+    )
+
+
+def _snapshots(base: _Base, redis: BestEffort | None) -> Snapshots:
+    if redis is None:
+        return NoSnapshots()
+    settings = base.settings
+    return RedisSnapshots(
+        redis, settings=settings.redis, namespace=namespace_of(settings.database.url)
+    )
+
+
+def _hints(base: _Base, redis: BestEffort | None, *, manager: Manager) -> RedisHints | None:
+    if redis is None:
+        return None
+    namespace = namespace_of(base.settings.database.url)
+    return RedisHints(redis, wake=manager.wake, namespace=namespace)
+
+
 def _build_api(
-    base: _Base, stack: AsyncExitStack, *, manager: Manager
+    base: _Base, stack: AsyncExitStack, *, snapshots: Snapshots, hints: Hints
 ) -> tuple[ApiServer, Readiness]:
     settings, clock = base.settings, base.clock
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
@@ -237,8 +273,8 @@ def _build_api(
     routes = Routes(
         links=LinkRoutes(
             registry=registry,
-            snapshots=NoSnapshots(),
-            hints=LocalHints(manager.wake),
+            snapshots=snapshots,
+            hints=hints,
             clock=clock,
             tokens=frozenset(settings.metaapi.tokens),
         ),
@@ -256,9 +292,11 @@ async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
 
     Raises (in a group) what a service died of: systemd starts us again.
     """
-    services = (node.writer, node.heartbeat, node.manager, node.api, node.watchdog)
+    services = (
+        node.writer, node.heartbeat, node.manager, node.api, node.watchdog, node.hints
+    )  # fmt: skip
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(service.run(), name=service.name) for service in services]
+        tasks = [group.create_task(each.run(), name=each.name) for each in services if each]
         tasks.append(group.create_task(_announce(node), name="announce"))
         await stop.wait()
         node.readiness.enter("draining")
