@@ -131,6 +131,24 @@ def problems(report: Report, *, is_chaos: bool) -> list[str]:
     return said
 
 
+def summary(report: Report) -> str:
+    """Put a report into a few lines for people."""
+    seen, latency = report.first_seen_by, report.deal_to_commit_ms
+    lines = {
+        "links": f"{report.live} live, {report.queued} queued at the freeze; "
+        f"at most {report.max_live_seen} of {report.max_links} live at once",
+        "deals": f"{report.deals_truth} at the broker, {report.deals_ledger} in the ledger",
+        "wrong": f"{report.missing} missing, {report.invented} invented, "
+        f"{report.duplicated} doubled, {report.different} different",
+        "proven": f"{report.balance_proven} of {report.accounts} balances",
+        "live deals": f"{seen.stream} first seen by the stream, {seen.pull} by a pull",
+        "latency": f"broker to commit {latency.p50} ms (p50), {latency.p99} ms (p99)",
+        "faults": f"{sum(report.faults.values())} injected, {report.reconnects} reconnects",
+        "time": f"{report.seconds} s of trading, {report.settle_seconds} s to settle",
+    }
+    return "\n".join(f"{name:<11}{words}" for name, words in lines.items())
+
+
 def exit_code(report: Report, *, is_chaos: bool) -> int:
     """Return 0 only for a demo that is clean."""
     return EXIT_FAILED if problems(report, is_chaos=is_chaos) else EXIT_CLEAN

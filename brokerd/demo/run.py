@@ -14,7 +14,7 @@ from brokerd.clock import SystemClock
 from brokerd.demo.fleet import Fleet, open_members
 from brokerd.demo.ledger import open_ledger
 from brokerd.demo.options import DemoOptions
-from brokerd.demo.report import Report, exit_code, problems
+from brokerd.demo.report import Report, exit_code, problems, summary
 from brokerd.demo.settle import Settlement, settle
 from brokerd.demo.stage import Stage, open_stage
 from brokerd.demo.storm import Storm
@@ -147,8 +147,8 @@ def run_demo(options: DemoOptions) -> int:
         report = asyncio.run(_run(options))
     except asyncio.CancelledError:
         return EXIT_ABORTED
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    print(text.decode())  # noqa: T201  # the result
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    print(text if options.is_json else summary(report))  # noqa: T201  # the result
     for problem in problems(report, is_chaos=options.is_chaos):
         print(problem, file=sys.stderr)  # noqa: T201  # why the exit code is not 0
     return exit_code(report, is_chaos=options.is_chaos)

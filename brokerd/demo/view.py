@@ -54,7 +54,7 @@ class View:
 
     def say(self, words: str) -> None:
         """Say one thing, above the table where there is one."""
-        self._console.print(words, highlight=False, markup=False)
+        self._console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, look: Look) -> None:
         """Show the newest look; without a terminal every few seconds, and each new stage."""
