@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from random import Random
 
+import httpx
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -22,7 +24,7 @@ from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes
 from brokerd.api.redis import BestEffort, RedisHints, RedisSnapshots, namespace_of, open_redis
 from brokerd.api.reporting import ForgettingLeases
-from brokerd.api.server import ApiServer
+from brokerd.api.server import ApiServer, bind
 from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.clock import Clock, SystemClock
 from brokerd.config.settings import Settings
@@ -59,23 +61,6 @@ EXIT_FAILED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A built node, ready to run."""
-
-    incarnation: Incarnation
-    nodes: PostgresNodes
-    heartbeat: Heartbeat
-    writer: Writer
-    stream: MetaApiStream
-    manager: Manager
-    api: ApiServer
-    readiness: Readiness
-    watchdog: Watchdog
-    hints: RedisHints | None
-    notifier: Notifier
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Base:
     """What everything in a node is built on."""
 
@@ -84,6 +69,31 @@ class _Base:
     random: Random
     metrics: Metrics
     database: Database
+    redis: BestEffort | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Membership:
+    """This process's place in the fleet."""
+
+    incarnation: Incarnation
+    nodes: PostgresNodes
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A built node, ready to run."""
+
+    membership: _Membership
+    writer: Writer
+    stream: MetaApiStream
+    manager: Manager
+    hints: RedisHints | None
+    api: ApiServer
+    readiness: Readiness
+    watchdog: Watchdog
+    notifier: Notifier
 
 
 def run(settings: Settings) -> int:
@@ -121,14 +131,17 @@ def _listen_to_signals(stop: asyncio.Event, cut: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[Node]:
-    """Build a node and register it; retires it at the end.
+    """Build a node and register it.
 
-    Raises `ConfigInvalid` for a schema that is not ours, `StoreUnavailable` without Postgres.
+    Takes the API's address first: a second process started by mistake fails there, before its
+    registration would fence the first. Raises `ConfigInvalid` for an address that is taken or a
+    schema that is not ours, `StoreUnavailable` without Postgres.
     """
     metrics = Metrics(CollectorRegistry())
     metrics.build.labels(version=version("brokerd"), sdk=version("metaapi-cloud-sdk")).set(1)
     await check(settings.database.url)
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bind(settings.api))
         base = _Base(
             settings=settings,
             clock=SystemClock(),
@@ -137,32 +150,53 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             database=await stack.enter_async_context(
                 open_database(settings.database, metrics=metrics)
             ),
+            redis=await _open_redis(stack, settings=settings, metrics=metrics),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
         )
-        nodes = PostgresNodes(base.database, heartbeats=heartbeats)
-        yield await _build(base, stack, nodes=nodes, notifier=notifier)
+        membership = await _register(base, PostgresNodes(base.database, heartbeats=heartbeats))
+        http = await stack.enter_async_context(open_http(settings.metaapi))
+        yield _build(base, membership, http=http, listener=listener, notifier=notifier)
 
 
-async def _build(
-    base: _Base,
-    stack: AsyncExitStack,
-    *,
-    nodes: PostgresNodes,
-    notifier: Notifier,
-) -> Node:
-    settings, clock, metrics = base.settings, base.clock, base.metrics
-    registered_at = clock.boottime()
+async def _open_redis(
+    stack: AsyncExitStack, *, settings: Settings, metrics: Metrics
+) -> BestEffort | None:
+    if settings.redis.url is None:
+        return None
+    return await stack.enter_async_context(
+        open_redis(
+            settings.redis.url, settings=settings.redis, clock=SystemClock(), metrics=metrics
+        )
+    )
+
+
+async def _register(base: _Base, nodes: PostgresNodes) -> _Membership:
+    settings = base.settings
+    registered_at = base.clock.boottime()
     incarnation = await nodes.register(settings.node_name, max_links=settings.pool.max_links)
     heartbeat = Heartbeat(
         incarnation,
         nodes=nodes,
         settings=settings.pool,
-        clock=clock,
+        clock=base.clock,
         registered_at=registered_at,
     )
-    heartbeat.show(metrics)
+    heartbeat.show(base.metrics)
+    return _Membership(incarnation=incarnation, nodes=nodes, heartbeat=heartbeat)
+
+
+def _build(
+    base: _Base,
+    membership: _Membership,
+    *,
+    http: httpx.AsyncClient,
+    listener: socket.socket,
+    notifier: Notifier,
+) -> Node:
+    settings, clock, metrics = base.settings, base.clock, base.metrics
+    snapshots = _snapshots(base)
     writer = Writer(
         PostgresLedgerStore(base.database),
         settings=settings.ledger,
@@ -170,63 +204,35 @@ async def _build(
         random=base.random,
         metrics=metrics,
     )
-    http = await stack.enter_async_context(open_http(settings.metaapi))
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
         ports=StreamPorts(http=http, clock=clock, random=base.random, metrics=metrics),
     )
-    leases = PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds)
-    links = LinkPorts(
-        rest=MetaApiRest(
-            http,
-            settings=settings.metaapi,
-            retrying=retrying(settings.metaapi.request_attempts, random=base.random),
-            clock=clock,
-            metrics=metrics,
-        ),
-        stream=GatedStream(stream, heartbeat=heartbeat),
-        ledger=writer,
-        lease=leases,
-        settings=settings.link,
-        clock=clock,
-        random=base.random,
-        metrics=metrics,
+    links = _link_ports(
+        base,
+        http=http,
+        stream=GatedStream(stream, heartbeat=membership.heartbeat),
+        writer=writer,
     )
-
-    redis = await _open_redis(base, stack)
-    snapshots = _snapshots(base, redis)
-
-    def build(claim: Claim) -> Link:
-        lease = ForgettingLeases(leases, link_id=claim.link_id, snapshots=snapshots)
-        return Link(claim, ports=replace(links, lease=lease))
-
-    manager = Manager(
-        incarnation,
-        queue=PostgresQueue(base.database),
-        heartbeat=heartbeat,
-        ports=SlotPorts(
-            build=build,
-            leases=leases,
-            settings=settings.link,
-            clock=clock,
-            random=base.random,
-            metrics=metrics,
-        ),
-        settings=settings.pool,
-    )
-    hints = _hints(base, redis, manager=manager)
-    api, readiness = _build_api(
-        base, stack, snapshots=snapshots, hints=hints or LocalHints(manager.wake)
+    manager = _manager(base, membership, links=links, snapshots=snapshots)
+    hints = _hints(base, manager)
+    registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
+    readiness = Readiness(registry, clock=clock)
+    routes = _routes(
+        base,
+        registry=registry,
+        snapshots=snapshots,
+        hints=hints or LocalHints(manager.wake),
+        readiness=readiness,
     )
     return Node(
-        incarnation=incarnation,
-        nodes=nodes,
-        heartbeat=heartbeat,
+        membership=membership,
         writer=writer,
         stream=stream,
         manager=manager,
-        api=api,
+        hints=hints,
+        api=ApiServer(create_app(routes, key=settings.api.key, metrics=metrics), listener=listener),
         readiness=readiness,
         watchdog=Watchdog(
             notifier,
@@ -234,57 +240,88 @@ async def _build(
             clock=clock,
             metrics=metrics,
         ),
-        hints=hints,
         notifier=notifier,
     )
 
 
-async def _open_redis(base: _Base, stack: AsyncExitStack) -> BestEffort | None:
-    settings = base.settings.redis
-    if settings.url is None:
-        return None
-    return await stack.enter_async_context(
-        open_redis(settings.url, settings=settings, clock=base.clock, metrics=base.metrics)
+def _link_ports(
+    base: _Base, *, http: httpx.AsyncClient, stream: GatedStream, writer: Writer
+) -> LinkPorts:
+    settings, clock, metrics = base.settings, base.clock, base.metrics
+    return LinkPorts(
+        rest=MetaApiRest(
+            http,
+            settings=settings.metaapi,
+            retrying=retrying(settings.metaapi.request_attempts, random=base.random),
+            clock=clock,
+            metrics=metrics,
+        ),
+        stream=stream,
+        ledger=writer,
+        lease=PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds),
+        settings=settings.link,
+        clock=clock,
+        random=base.random,
+        metrics=metrics,
     )
 
 
-def _snapshots(base: _Base, redis: BestEffort | None) -> Snapshots:
-    if redis is None:
+def _manager(
+    base: _Base, membership: _Membership, *, links: LinkPorts, snapshots: Snapshots
+) -> Manager:
+    def build(claim: Claim) -> Link:
+        lease = ForgettingLeases(links.lease, link_id=claim.link_id, snapshots=snapshots)
+        return Link(claim, ports=replace(links, lease=lease))
+
+    return Manager(
+        membership.incarnation,
+        queue=PostgresQueue(base.database),
+        heartbeat=membership.heartbeat,
+        ports=SlotPorts(
+            build=build,
+            leases=links.lease,
+            settings=base.settings.link,
+            clock=base.clock,
+            random=base.random,
+            metrics=base.metrics,
+        ),
+        settings=base.settings.pool,
+    )
+
+
+def _snapshots(base: _Base) -> Snapshots:
+    if base.redis is None:
         return NoSnapshots()
-    settings = base.settings
-    return RedisSnapshots(
-        redis, settings=settings.redis, namespace=namespace_of(settings.database.url)
-    )
+    namespace = namespace_of(base.settings.database.url)
+    return RedisSnapshots(base.redis, settings=base.settings.redis, namespace=namespace)
 
 
-def _hints(base: _Base, redis: BestEffort | None, *, manager: Manager) -> RedisHints | None:
-    if redis is None:
+def _hints(base: _Base, manager: Manager) -> RedisHints | None:
+    if base.redis is None:
         return None
     namespace = namespace_of(base.settings.database.url)
-    return RedisHints(redis, wake=manager.wake, namespace=namespace)
+    return RedisHints(base.redis, wake=manager.wake, namespace=namespace)
 
 
-def _build_api(
-    base: _Base, stack: AsyncExitStack, *, snapshots: Snapshots, hints: Hints
-) -> tuple[ApiServer, Readiness]:
-    settings, clock = base.settings, base.clock
-    registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
-    readiness = Readiness(registry, clock=clock)
-    routes = Routes(
+def _routes(
+    base: _Base,
+    *,
+    registry: PostgresRegistry,
+    snapshots: Snapshots,
+    hints: Hints,
+    readiness: Readiness,
+) -> Routes:
+    return Routes(
         links=LinkRoutes(
             registry=registry,
             snapshots=snapshots,
             hints=hints,
-            clock=clock,
-            tokens=frozenset(settings.metaapi.tokens),
+            clock=base.clock,
+            tokens=frozenset(base.settings.metaapi.tokens),
         ),
         deals=DealRoutes(reader=PostgresDealReader(base.database)),
         probes=ProbeRoutes(readiness=readiness, metrics=base.metrics.registry),
     )
-    app = create_app(routes, key=settings.api.key, metrics=base.metrics)
-    server = ApiServer(app, settings=settings.api)
-    stack.callback(server.close)
-    return server, readiness
 
 
 async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
@@ -293,7 +330,7 @@ async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
     Raises (in a group) what a service died of: systemd starts us again.
     """
     services = (
-        node.writer, node.heartbeat, node.manager, node.api, node.watchdog, node.hints
+        node.writer, node.membership.heartbeat, node.manager, node.api, node.watchdog, node.hints
     )  # fmt: skip
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each.run(), name=each.name) for each in services if each]
@@ -301,7 +338,7 @@ async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
         await stop.wait()
         node.readiness.enter("draining")
         node.notifier.stopping()
-        log.info("app.draining", incarnation=node.incarnation)
+        log.info("app.draining", incarnation=node.membership.incarnation)
         drain = group.create_task(_drain(node), name="drain")
         cutter = group.create_task(cut.wait(), name="cut")
         await asyncio.wait({drain, cutter}, return_when=asyncio.FIRST_COMPLETED)
@@ -317,7 +354,7 @@ async def _announce(node: Node) -> None:
     await node.manager.first_plan.wait()
     node.readiness.enter(READY)
     node.notifier.ready()
-    log.info("app.ready", incarnation=node.incarnation, url=node.api.url)
+    log.info("app.ready", incarnation=node.membership.incarnation, url=node.api.url)
 
 
 async def _drain(node: Node) -> None:
@@ -332,5 +369,5 @@ async def _drain(node: Node) -> None:
         async with asyncio.timeout(STREAM_CLOSE_SECONDS):
             await node.stream.close()
     with suppress(StoreUnavailable):  # then others bury us after a lease of silence
-        await node.nodes.retire(node.incarnation)
+        await node.membership.nodes.retire(node.membership.incarnation)
     node.api.stop()

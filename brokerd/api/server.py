@@ -23,13 +23,12 @@ class _Server(uvicorn.Server):
 
 
 class ApiServer:
-    """A service that answers on a socket bound before it runs."""
+    """A service that answers on a socket that was bound before (`bind`), and closes it."""
 
     name = "api"
 
-    def __init__(self, app: ASGIApp, *, settings: ApiSettings) -> None:
-        """Bind; raises `ConfigInvalid` when the address cannot be had."""
-        self._socket = _bind(settings)
+    def __init__(self, app: ASGIApp, *, listener: socket.socket) -> None:
+        self._socket = listener
         self.host, self.port = self._socket.getsockname()[:2]
         config = uvicorn.Config(
             app,
@@ -70,7 +69,8 @@ class ApiServer:
         self._socket.close()
 
 
-def _bind(settings: ApiSettings) -> socket.socket:
+def bind(settings: ApiSettings) -> socket.socket:
+    """Take the address of the API; raises `ConfigInvalid` when it cannot be had."""
     try:
         (family, kind, protocol, _, address), *_rest = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -8,7 +8,7 @@ import socket
 import httpx
 import pytest
 
-from brokerd.api.server import ApiServer
+from brokerd.api.server import ApiServer, bind
 from brokerd.clock import SystemClock
 from brokerd.config.settings import ApiSettings, Secret
 from brokerd.errors import ConfigInvalid
@@ -20,7 +20,7 @@ SETTINGS = ApiSettings(key=Secret("k" * 32), port=0)
 @pytest.fixture
 def server(new_api):
     """Bind a server over an empty store."""
-    made = ApiServer(new_api(MemoryState(clock=SystemClock())).app, settings=SETTINGS)
+    made = ApiServer(new_api(MemoryState(clock=SystemClock())).app, listener=bind(SETTINGS))
     yield made
     made.close()
 
@@ -69,12 +69,12 @@ async def test_cancelled_it_leaves_nothing_open(server):
         again.bind((server.host, server.port))
 
 
-def test_a_taken_port_is_said_so(server, new_api):
+def test_a_taken_port_is_said_so(server):
     """It is a fault of configuration that names the address, not an exit."""
     taken = ApiSettings(key=SETTINGS.key, port=server.port)
     server._socket.listen()
     with pytest.raises(ConfigInvalid, match=f"127.0.0.1:{server.port}"):
-        ApiServer(new_api(MemoryState(clock=SystemClock())).app, settings=taken)
+        bind(taken)
 
 
 def test_it_listens_on_loopback(server):

@@ -158,3 +158,20 @@ async def test_no_secret_reaches_the_log(tmp_path, database_url):
     for secret in (DEFAULT_TOKEN, KEY, password):
         assert secret not in daemon.log
     assert "link.transitioned" in daemon.log
+
+
+async def test_a_second_start_by_mistake_does_not_disturb_the_first(tmp_path, database_url):
+    """The same configuration started twice: the second exits 78, the first keeps its lease."""
+    async with (
+        running_sandbox(SandboxSettings(accounts=1)) as sandbox,
+        running_daemon(tmp_path, sandbox, database_url) as daemon,
+    ):
+        await daemon.register("l-0", next(iter(sandbox.broker.accounts.values())))
+        await daemon.wait_phase("l-0", "live")
+        epoch = (await daemon.status("l-0"))["leaseEpoch"]
+        second = await daemon.launch()
+        assert await second.wait() == 78
+        assert "api.port: cannot listen" in daemon.log
+        await asyncio.sleep(4)  # a heartbeat, which a closed incarnation would not survive
+        assert daemon.process.returncode is None
+        assert (await daemon.status("l-0"))["leaseEpoch"] == epoch

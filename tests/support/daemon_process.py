@@ -68,8 +68,13 @@ key = {{env = "TEST_KEY"}}
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
+        self.process = await self.launch()
+        await self.wait_ready()
+
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Start a process of this configuration."""
         with (self.folder / "daemon.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "brokerd",
@@ -86,7 +91,6 @@ key = {{env = "TEST_KEY"}}
                     **self.environ,
                 },
             )
-        await self.wait_ready()
 
     async def wait_ready(self) -> None:
         """Wait for /readyz; fails with the log when the process ended."""
