@@ -100,6 +100,9 @@ class StreamClient:
         if reliability == HIGH_RELIABILITY:
             self._high.add(account_id)
         self._ws._socket_instances.setdefault(remote.region, {})
+        known_region = self._ws.get_account_region(account_id)
+        if known_region not in (None, remote.region):  # the SDK remembers the first it heard of
+            del self._ws._regions_by_accounts[account_id]
         connection = self._account(remote, reliability).get_streaming_connection(listener)
         # A9: terminal state and health monitor cost seconds of the loop, and nobody asks them.
         connection.remove_synchronization_listener(connection.terminal_state)

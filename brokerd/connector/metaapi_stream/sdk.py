@@ -43,6 +43,7 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "_latency_service",
         "_packet_orderer",
         "_process_event",
+        "_regions_by_accounts",
         "_socket_instances",
         "_socket_instances_by_accounts",
         "_subscription_manager",

@@ -4,7 +4,7 @@ import logging
 import re
 
 _TOKEN = re.compile(r"(auth-token['\"]?\s*[=:]\s*['\"]?)[^&\s'\",)]+")
-_QUOTED_LOGGERS = ("asyncio", "engineio.client", "socketio.client")
+_TRANSPORT_LOGGERS = ("engineio.client", "socketio.client")
 
 
 def scrub(text: str) -> str:
@@ -28,14 +28,27 @@ class TokenFilter(logging.Filter):
         return True
 
 
+class DemotingFilter(TokenFilter):
+    """Makes DEBUG of what is called an error and is one of the ways a socket ends."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass where DEBUG does, scrubbed."""
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger().isEnabledFor(logging.DEBUG) and super().filter(record)
+
+
 def hold_tokens_back() -> None:
     """Keep the loggers below the SDK from showing a token, whatever their level."""
-    for name in _QUOTED_LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, TokenFilter) for each in logger.filters):
-            logger.addFilter(TokenFilter())
-    for name in _QUOTED_LOGGERS[1:]:
+    _filter("asyncio", TokenFilter)
+    for name in _TRANSPORT_LOGGERS:
+        _filter(name, DemotingFilter)
         logging.getLogger(name).setLevel(logging.WARNING)  # INFO shows every packet
+
+
+def _filter(name: str, kind: type[TokenFilter]) -> None:
+    logger = logging.getLogger(name)
+    if not any(isinstance(each, kind) for each in logger.filters):
+        logger.addFilter(kind())
 
 
 class DemotedLogger:

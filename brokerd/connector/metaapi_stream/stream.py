@@ -30,6 +30,10 @@ CLOSE_SECONDS = 1.5
 """How long a session's close waits for its server; it goes on in the background."""
 
 
+_Key = tuple[str, str]
+"""A token's name and an account id: what the SDK holds only once, in whichever region."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Connection:
     """One connection of the SDK, and the task that connects it."""
@@ -61,8 +65,8 @@ class MetaApiStream:
         self._admissions = Pace(per_second=settings.admissions_per_second)
         self._socket_opens = Pace(per_second=settings.socket_opens_per_second)
         self._clients: dict[str, StreamClient] = {}
-        self._sessions: dict[MetaApiRef, StreamSession | None] = {}
-        self._closing: dict[MetaApiRef, asyncio.Task[None]] = {}
+        self._sessions: dict[_Key, StreamSession | None] = {}
+        self._closing: dict[_Key, asyncio.Task[None]] = {}
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -72,19 +76,20 @@ class MetaApiStream:
         self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
     ) -> StreamSession:
         """Open the session; returns before its terminal answered. See `StreamPort`."""
-        await self._await_close(remote)
-        if remote in self._sessions:
+        key = (remote.token, remote.account_id)
+        await self._await_close(key)
+        if key in self._sessions:
             raise LinkLost(f"MetaApi account {remote.account_id} already has a session")
-        self._sessions[remote] = None
+        self._sessions[key] = None
         try:
             await self._admissions.turn()
             self._calls.check_room()
             self._check_open()
             session = await self._connect(remote, reliability, synced_through)
         except BaseException:
-            del self._sessions[remote]
+            del self._sessions[key]
             raise
-        self._sessions[remote] = session
+        self._sessions[key] = session
         return session
 
     async def close(self) -> None:
@@ -101,6 +106,7 @@ class MetaApiStream:
     async def _connect(
         self, remote: MetaApiRef, reliability: str, synced_through: datetime
     ) -> StreamSession:
+        key = (remote.token, remote.account_id)
         buffer = EventBuffer(limit=self._settings.session_buffer_events)
         listener = StreamListener(
             buffer,
@@ -122,15 +128,15 @@ class MetaApiStream:
                 connection.connecting, limit_seconds=self._settings.connect_timeout_seconds
             )
         except BrokerdError:
-            self._leave(remote, connection)
+            self._leave(key, connection)
             raise
         except asyncio.CancelledError:
-            self._leave(remote, connection)
+            self._leave(key, connection)
             raise
         except Exception as error:  # noqa: BLE001  # the SDK raises bare Exceptions
-            self._leave(remote, connection)
+            self._leave(key, connection)
             raise RemoteUnavailable(f"the SDK did not connect: {type(error).__name__}") from None
-        return StreamSession(buffer, listener=listener, leave=lambda: self._end(remote, connection))
+        return StreamSession(buffer, listener=listener, leave=lambda: self._end(key, connection))
 
     def _client(self, token: str) -> StreamClient:
         """Return the token's one client, made at its first use."""
@@ -147,24 +153,24 @@ class MetaApiStream:
             self._clients[token] = StreamClient(secret, parts=parts)
         return self._clients[token]
 
-    async def _await_close(self, remote: MetaApiRef) -> None:
-        closing = self._closing.get(remote)
+    async def _await_close(self, key: _Key) -> None:
+        closing = self._closing.get(key)
         if closing is None:
             return
         await asyncio.wait({closing}, timeout=self._settings.connect_timeout_seconds)
         if not closing.done():
-            raise TimedOut(f"the last session of account {remote.account_id} is still closing")
+            raise TimedOut(f"the last session of account {key[1]} is still closing")
 
-    def _leave(self, remote: MetaApiRef, connection: _Connection) -> asyncio.Task[None]:
-        closing = self._calls.start(connection.leave(), name=f"sdk-close:{remote.account_id}")
-        self._closing[remote] = closing
-        closing.add_done_callback(lambda _: self._closing.pop(remote, None))
+    def _leave(self, key: _Key, connection: _Connection) -> asyncio.Task[None]:
+        closing = self._calls.start(connection.leave(), name=f"sdk-close:{key[1]}")
+        self._closing[key] = closing
+        closing.add_done_callback(lambda _: self._closing.pop(key, None))
         return closing
 
-    async def _end(self, remote: MetaApiRef, connection: _Connection) -> None:
-        if self._sessions.pop(remote, None) is None or self._is_closed:
+    async def _end(self, key: _Key, connection: _Connection) -> None:
+        if self._sessions.pop(key, None) is None or self._is_closed:
             return
-        await asyncio.wait({self._leave(remote, connection)}, timeout=CLOSE_SECONDS)
+        await asyncio.wait({self._leave(key, connection)}, timeout=CLOSE_SECONDS)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -88,11 +88,13 @@ class Streaming:
         self.stream = stream
         self._group = group
 
-    async def open(self, account_id: str, *, reliability: str = "regular") -> Watched:
+    async def open(
+        self, account_id: str, *, reliability: str = "regular", region: str = REGION
+    ) -> Watched:
         """Open a session that is read at once."""
         watched = Watched(
             await self.stream.open(
-                remote_of(account_id),
+                replace(remote_of(account_id), region=region),
                 reliability=reliability,
                 synced_through=datetime.now(UTC) - timedelta(hours=1),
             )

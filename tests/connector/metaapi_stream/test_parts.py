@@ -13,7 +13,12 @@ from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_second
 from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.packets import read_synchronization
 from brokerd.connector.metaapi_stream.routes import Routes
-from brokerd.connector.metaapi_stream.sdklog import DemotedLogger, TokenFilter, scrub
+from brokerd.connector.metaapi_stream.sdklog import (
+    DemotedLogger,
+    TokenFilter,
+    hold_tokens_back,
+    scrub,
+)
 from brokerd.telemetry import Metrics
 
 PACKET = {
@@ -109,6 +114,18 @@ def test_a_record_is_scrubbed_with_its_traceback(caplog: pytest.LogCaptureFixtur
     assert "se.cr.et" not in caplog.text
     assert "OSError: cannot reach" in caplog.text
     assert "fine with 1" in caplog.text
+
+
+def test_the_transports_errors_are_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    """A write loop that ends calls itself an error; nobody has to act."""
+    hold_tokens_back()
+    caplog.set_level(logging.INFO)
+    logging.getLogger("engineio.client").error("packet queue is empty, aborting")
+    assert caplog.records == []
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("engineio.client").error("cannot reach /?auth-token=%s", "se.cr.et")
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("DEBUG", "cannot reach /?auth-token=…")
 
 
 def test_the_sdks_errors_are_ours_to_judge(caplog: pytest.LogCaptureFixture) -> None:

@@ -171,6 +171,18 @@ async def test_a_link_is_opened_again_only_after_its_close(streaming: Run) -> No
         assert [s for _, streams in sandbox.stream.registry.sockets() for s in streams] == []
 
 
+async def test_a_link_may_move_to_another_region(streaming: Run) -> None:
+    """The SDK remembers the first region it heard of; the session opened last counts."""
+    async with running_sandbox(QUIET) as sandbox, streaming(sandbox) as ours:
+        account = sandbox.add_account()
+        for region in ("london", "new-york"):
+            watched = await ours.open(account.metaapi_id, region=region)
+            await watched.until(lambda: watched.of(Synchronized))  # noqa: B023  # awaited here
+            (client,) = ours.stream._clients.values()
+            assert client._ws.get_account_region(account.metaapi_id) == region
+            await watched.session.close()
+
+
 async def test_an_open_account_is_not_opened_twice(streaming: Run) -> None:
     """The SDK would give both the same connection; the second is refused."""
     async with running_sandbox(QUIET) as sandbox, streaming(sandbox) as ours:
