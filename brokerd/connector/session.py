@@ -43,6 +43,8 @@ BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
 """Where a whole history starts; no MetaTrader record is older."""
 MAX_EARLY_DEALS = 10_000
 """Deals held back until we know whose they are; the pull that follows brings all others."""
+TIMER_SECONDS = 0.001
+"""The shortest wait: a timer may fire a rounding early, and what is due then would not be yet."""
 
 T = TypeVar("T")
 
@@ -360,9 +362,9 @@ class LinkSession:
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""
         silent_seconds = self._settings.silence_seconds - self._silence()
-        until = min(due, self._clock.monotonic() + silent_seconds + 0.001)
+        seconds = min(due - self._clock.monotonic(), silent_seconds + TIMER_SECONDS)
         try:
-            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+            async with asyncio.timeout(max(TIMER_SECONDS, seconds)):
                 await self._news.wait()
         except TimeoutError:
             self._check_silence()
