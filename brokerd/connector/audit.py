@@ -141,8 +141,9 @@ class Auditor:
         # Sums that cancel out, or deals of no amount, the balance cannot vouch for alone.
         if not gone or await self._ask_tickets(gone[:TICKETS_ASKED], pulled):
             return
+        proven_at = self._ports.clock.now()  # later than the pages of this pull, which write too
         if await self._is_shorter_proven(pulled, gone):
-            await self._puller.commit((), fetched_at=pulled.fetched_at, removals=tuple(gone))
+            await self._puller.commit((), fetched_at=proven_at, removals=tuple(gone))
             self._suspects = {d: s for d, s in self._suspects.items() if d not in gone}
 
     async def _ask_tickets(self, missing: list[DealId], pulled: Pulled) -> frozenset[DealId]:

@@ -6,13 +6,12 @@ from enum import StrEnum
 
 
 class Change(StrEnum):
-    """What happens to a deal's row; each but the last two is a revision and an event."""
+    """What happens to a deal's row; each but the last writes the row and an event."""
 
     INSERTED = "inserted"
     REVISED = "revised"
     RESTORED = "restored"  # it had been removed, and the broker has it again
     REMOVED = "removed"
-    REFRESHED = "refreshed"  # the same content, seen by a newer pull
     KEPT = "kept"  # nothing to learn from it
 
 
@@ -21,30 +20,33 @@ class Held:
     """What decides about a row that exists."""
 
     content_hash: int
-    fetched_at: datetime | None
     is_removed: bool
 
 
-def change_by_deal(held: Held | None, *, content_hash: int, fetched_at: datetime | None) -> Change:
-    """Decide about a deal; `fetched_at` None is the stream, which may insert and nothing more.
+def may_change(*, fetched_at: datetime | None, pulled_at: datetime | None) -> bool:
+    """Say whether a write may revise, restore and remove: the stream and a slow pull may not.
 
-    Pulls count in the order in which they began: a slow one never undoes a later one.
+    Pulls of an account count in the order in which they began. `pulled_at` is the latest
+    beginning among those written so far, so a pull never undoes what a later one said; what it
+    was too late for, the next one brings. One mark per account, not one per deal: the rolling
+    pull reads the same deals again and again, and must not rewrite their rows.
     """
+    return fetched_at is not None and (pulled_at is None or fetched_at >= pulled_at)
+
+
+def change_by_deal(held: Held | None, *, content_hash: int, may_change: bool) -> Change:
+    """Decide about a deal that was seen."""
     if held is None:
         return Change.INSERTED
-    if not _is_newer(fetched_at, held.fetched_at):
+    if not may_change:
         return Change.KEPT
     if held.is_removed:
         return Change.RESTORED
-    return Change.REFRESHED if held.content_hash == content_hash else Change.REVISED
+    return Change.KEPT if held.content_hash == content_hash else Change.REVISED
 
 
-def change_by_removal(held: Held | None, *, fetched_at: datetime | None) -> Change:
-    """Decide about a deal that a pull, begun at `fetched_at`, proved gone."""
-    if held is None or held.is_removed or not _is_newer(fetched_at, held.fetched_at):
+def change_by_removal(held: Held | None, *, may_change: bool) -> Change:
+    """Decide about a deal that was proved gone."""
+    if held is None or held.is_removed or not may_change:
         return Change.KEPT
     return Change.REMOVED
-
-
-def _is_newer(fetched_at: datetime | None, held_at: datetime | None) -> bool:
-    return fetched_at is not None and (held_at is None or fetched_at > held_at)

@@ -21,7 +21,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import Fenced
 from brokerd.ledger import content
-from brokerd.ledger.change import Change, Held, change_by_deal, change_by_removal
+from brokerd.ledger.change import Change, Held, change_by_deal, change_by_removal, may_change
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.store.memory import DealRow, EventRow, HeadRow, MemoryState, RevisionRow
 
@@ -49,7 +49,7 @@ class _Done:
                 self.revised.add(deal_id)
             case Change.REMOVED:
                 self.removed.add(deal_id)
-            case Change.REFRESHED | Change.KEPT:
+            case Change.KEPT:
                 pass
 
     def outcome(self) -> WriteOutcome:
@@ -124,15 +124,14 @@ class MemoryLedgerStore:
     def _apply(self, numbered: NumberedWrite) -> WriteOutcome:
         """Carry out one write whose fence holds."""
         write, done = numbered.write, _Done()
+        is_newest = self._note_pull(write)
         for deal in sorted(write.deals, key=lambda deal: (deal.time, deal.deal_id)):
             row = self._row(write, deal.deal_id)
             if row is not None and row.write_id == numbered.write_id:
                 done.note(deal.deal_id, Change.REVISED if row.revision else Change.INSERTED)
                 continue
             change = change_by_deal(
-                _held(row),
-                content_hash=content.content_hash(deal),
-                fetched_at=write.fetched_at,
+                _held(row), content_hash=content.content_hash(deal), may_change=is_newest
             )
             self._change(numbered, row, deal, change)
             done.note(deal.deal_id, change)
@@ -141,11 +140,20 @@ class MemoryLedgerStore:
             if row is not None and row.write_id == numbered.write_id:
                 done.note(deal_id, Change.REMOVED)
                 continue
-            change = change_by_removal(_held(row), fetched_at=write.fetched_at)
+            change = change_by_removal(_held(row), may_change=is_newest)
             if row is not None:
                 self._change(numbered, row, row.deal, change)
             done.note(deal_id, change)
         return done.outcome()
+
+    def _note_pull(self, write: LinkWrite) -> bool:
+        """Raise the account's mark to the pull's beginning; say whether it may change rows."""
+        head = self._state.heads.get(write.fence.account_id, HeadRow())
+        is_newest = may_change(fetched_at=write.fetched_at, pulled_at=head.pulled_at)
+        if is_newest:
+            head = replace(head, pulled_at=write.fetched_at)
+            self._state.heads[write.fence.account_id] = head
+        return is_newest
 
     def _row(self, write: LinkWrite, deal_id: DealId) -> DealRow | None:
         return self._state.deals.get((write.fence.account_id, deal_id))
@@ -157,9 +165,6 @@ class MemoryLedgerStore:
         write, key = numbered.write, (numbered.write.fence.account_id, deal.deal_id)
         if change is Change.KEPT:
             return
-        if old is not None and change is Change.REFRESHED:
-            self._state.deals[key] = replace(old, fetched_at=write.fetched_at)
-            return
         now = self._state.clock.now()
         row = DealRow(
             account_id=write.fence.account_id,
@@ -169,7 +174,6 @@ class MemoryLedgerStore:
             content_hash=content.content_hash(deal),
             source=write.source if old is None else old.source,
             write_id=numbered.write_id,
-            fetched_at=write.fetched_at,
             committed_at=now,
             removed_at=now if change is Change.REMOVED else None,
         )
@@ -223,11 +227,7 @@ class MemoryLedgerStore:
 def _held(row: DealRow | None) -> Held | None:
     if row is None:
         return None
-    return Held(
-        content_hash=row.content_hash,
-        fetched_at=row.fetched_at,
-        is_removed=row.removed_at is not None,
-    )
+    return Held(content_hash=row.content_hash, is_removed=row.removed_at is not None)
 
 
 def _day(moment: datetime) -> date:

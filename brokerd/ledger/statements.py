@@ -22,22 +22,28 @@ WITH asked AS MATERIALIZED (
         %(fetched_ats)s::timestamptz[], %(write_ids)s::bigint[]
     ) AS a(account_id, owner, epoch, link_id, user_id, source, fetched_at, write_id)
 ),
-owned AS MATERIALIZED (
+locked AS MATERIALIZED (
     SELECT a.* FROM asked a JOIN brokerd.leases l USING (account_id)
     WHERE l.owner = a.owner AND l.epoch = a.epoch
     ORDER BY a.account_id
     FOR SHARE OF l
 ),
+owned AS MATERIALIZED (
+    SELECT l.*, coalesce(b.writes, 0) + 1 AS writes,
+        greatest(b.pulled_at, l.fetched_at) AS pulled_at,
+        coalesce(l.fetched_at >= greatest(b.pulled_at, l.fetched_at), false) AS may_change
+    FROM locked l LEFT JOIN brokerd.heads b USING (account_id)
+),
 compared AS MATERIALIZED (
-    SELECT d.*, o.link_id, o.user_id, o.source, o.fetched_at, o.write_id, h AS old,
+    SELECT d.*, o.link_id, o.user_id, o.source, o.write_id, h AS old,
         CASE
             WHEN h.deal_id IS NULL THEN 'inserted'
             WHEN h.write_id = o.write_id
                 THEN CASE WHEN h.revision = 0 THEN 'was inserted' ELSE 'was revised' END
-            WHEN o.fetched_at IS NULL OR o.fetched_at <= h.fetched_at THEN 'kept'
+            WHEN NOT o.may_change THEN 'kept'
             WHEN h.removed_at IS NOT NULL THEN 'restored'
-            WHEN h.content_hash = d.content_hash THEN 'refreshed'
-            ELSE 'revised'
+            WHEN h.content_hash <> d.content_hash THEN 'revised'
+            ELSE 'kept'
         END AS change
     FROM unnest(
         %(deal_accounts)s::bigint[], %(deal_ids)s::text[], %(types)s::text[],
@@ -54,11 +60,11 @@ compared AS MATERIALIZED (
     LEFT JOIN brokerd.deals h ON h.account_id = d.account_id AND h.deal_id = d.deal_id
 ),
 gone AS MATERIALIZED (
-    SELECT h.account_id, h.deal_id, o.link_id, o.user_id, o.fetched_at, o.write_id, h AS old,
+    SELECT h.account_id, h.deal_id, o.link_id, o.user_id, o.write_id, h AS old,
         CASE
             WHEN h.write_id = o.write_id THEN 'was removed'
-            WHEN h.removed_at IS NOT NULL OR o.fetched_at <= h.fetched_at THEN 'kept'
-            ELSE 'removed'
+            WHEN h.removed_at IS NULL AND o.may_change THEN 'removed'
+            ELSE 'kept'
         END AS change
     FROM unnest(%(removal_accounts)s::bigint[], %(removal_ids)s::text[])
         AS r(account_id, deal_id)
@@ -66,30 +72,26 @@ gone AS MATERIALIZED (
     JOIN brokerd.deals h ON h.account_id = r.account_id AND h.deal_id = r.deal_id
 ),
 changed AS MATERIALIZED (
-    SELECT account_id, deal_id, link_id, user_id, source, fetched_at, write_id, change, old,
+    SELECT account_id, deal_id, link_id, user_id, source, write_id, change, old,
         type, entry, symbol, volume, price, time, broker_time, profit, commission, swap,
         order_id, position_id, book, raw, content_hash
-    FROM compared WHERE change IN ('inserted', 'revised', 'restored', 'refreshed')
+    FROM compared WHERE change IN ('inserted', 'revised', 'restored')
     UNION ALL
-    SELECT account_id, deal_id, link_id, user_id, 'pull', fetched_at, write_id, change, old,
+    SELECT account_id, deal_id, link_id, user_id, 'pull', write_id, change, old,
         (old).type, (old).entry, (old).symbol, (old).volume, (old).price, (old).time,
         (old).broker_time, (old).profit, (old).commission, (old).swap,
         (old).order_id, (old).position_id, (old).book, (old).raw, (old).content_hash
     FROM gone WHERE change = 'removed'
 ),
-told AS MATERIALIZED (
-    SELECT * FROM changed WHERE change <> 'refreshed'
-),
 head AS (
-    INSERT INTO brokerd.heads AS h (account_id, account_seq, writes)
-    SELECT o.account_id, count(c.account_id), coalesce(max(b.writes), 0) + 1
-    FROM owned o
-    LEFT JOIN brokerd.heads b USING (account_id)
-    LEFT JOIN told c USING (account_id)
-    GROUP BY o.account_id
+    INSERT INTO brokerd.heads AS h (account_id, account_seq, writes, pulled_at)
+    SELECT o.account_id, count(c.account_id), o.writes, o.pulled_at
+    FROM owned o LEFT JOIN changed c USING (account_id)
+    GROUP BY o.account_id, o.writes, o.pulled_at
     ORDER BY o.account_id
     ON CONFLICT (account_id) DO UPDATE
-        SET account_seq = h.account_seq + excluded.account_seq, writes = excluded.writes
+        SET account_seq = h.account_seq + excluded.account_seq, writes = excluded.writes,
+            pulled_at = excluded.pulled_at
         WHERE h.writes = excluded.writes - 1
     RETURNING h.account_id, h.account_seq
 ),
@@ -99,11 +101,11 @@ inserted AS (
     INSERT INTO brokerd.deals (
         account_id, deal_id, user_id, type, entry, symbol, volume, price, time, broker_time,
         profit, commission, swap, order_id, position_id, book, raw, content_hash, source,
-        write_id, fetched_at
+        write_id
     )
     SELECT account_id, deal_id, user_id, type, entry, symbol, volume, price, time, broker_time,
         profit, commission, swap, order_id, position_id, book, raw, content_hash, source,
-        write_id, fetched_at
+        write_id
     FROM changed
     WHERE change = 'inserted' AND (account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
@@ -113,31 +115,28 @@ updated AS (
         time = c.time, broker_time = c.broker_time, profit = c.profit,
         commission = c.commission, swap = c.swap, order_id = c.order_id,
         position_id = c.position_id, book = c.book, raw = c.raw, content_hash = c.content_hash,
-        user_id = c.user_id, fetched_at = c.fetched_at,
-        write_id = CASE c.change WHEN 'refreshed' THEN d.write_id ELSE c.write_id END,
-        revision = CASE c.change WHEN 'refreshed' THEN d.revision ELSE d.revision + 1 END,
-        committed_at = CASE c.change WHEN 'refreshed' THEN d.committed_at
-            ELSE clock_timestamp() END,
+        user_id = c.user_id, write_id = c.write_id, revision = d.revision + 1,
+        committed_at = clock_timestamp(),
         removed_at = CASE c.change WHEN 'removed' THEN clock_timestamp() END
     FROM changed c
     WHERE d.account_id = c.account_id AND d.deal_id = c.deal_id
-        AND c.change IN ('revised', 'restored', 'refreshed', 'removed')
+        AND c.change IN ('revised', 'restored', 'removed')
         AND (c.account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
 kept AS (
     INSERT INTO brokerd.deal_revisions (account_id, deal_id, revision, kind, replaced)
     SELECT account_id, deal_id, (old).revision, change, to_jsonb(old)
-    FROM told
+    FROM changed
     WHERE change IN ('revised', 'restored', 'removed')
         AND (account_id IN (SELECT account_id FROM head)) IS TRUE
 ),
 moved AS (
     SELECT account_id, time, 1 AS deals, content_hash, book, profit + commission + swap AS amount
-    FROM told WHERE change <> 'removed'
+    FROM changed WHERE change <> 'removed'
     UNION ALL
     SELECT account_id, (old).time, -1, (old).content_hash, (old).book,
         -((old).profit + (old).commission + (old).swap)
-    FROM told WHERE change IN ('revised', 'removed')
+    FROM changed WHERE change IN ('revised', 'removed')
 ),
 receipted AS (
     UPDATE brokerd.windows w SET
@@ -177,7 +176,7 @@ published AS (
             'profit', profit::text, 'commission', commission::text, 'swap', swap::text,
             'order_id', order_id, 'position_id', position_id
         )
-    FROM told JOIN head USING (account_id)
+    FROM changed JOIN head USING (account_id)
     ORDER BY account_id, seq
 ),
 done AS (

@@ -88,7 +88,6 @@ class DealRow:
     content_hash: int
     source: Source
     write_id: int
-    fetched_at: datetime | None
     committed_at: datetime
     removed_at: datetime | None = None
 
@@ -107,6 +106,7 @@ class HeadRow:
 
     watermark: datetime | None = None
     account_seq: int = 0
+    pulled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

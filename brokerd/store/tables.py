@@ -146,7 +146,6 @@ deals = sa.Table(
     sa.Column("content_hash", sa.BigInteger, nullable=False),
     sa.Column("source", sa.Text, nullable=False),  # who saw it first
     sa.Column("write_id", sa.BigInteger, nullable=False),  # of the write that last changed it
-    sa.Column("fetched_at", MOMENT),  # start of the newest pull that wrote it; null = stream only
     sa.Column("committed_at", MOMENT, nullable=False, server_default=_NOW),
     sa.Column("removed_at", MOMENT),  # set = the broker removed it; kept so a stale copy is known
     sa.Index("deals_account_time", "account_id", "time", "deal_id"),
@@ -187,6 +186,7 @@ heads = sa.Table(
     sa.Column("watermark", MOMENT),
     sa.Column("account_seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("writes", sa.BigInteger, nullable=False, server_default="0"),  # ledger statements
+    sa.Column("pulled_at", MOMENT),  # latest beginning of a pull that was written
 )
 
 events = sa.Table(

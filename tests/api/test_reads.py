@@ -40,7 +40,6 @@ def trade(api, number, *, kind="DEAL_TYPE_SELL", symbol="EURUSD"):
         content_hash=1,
         source=Source.STREAM,
         write_id=1,
-        fetched_at=None,
         committed_at=DAY,
     )
 

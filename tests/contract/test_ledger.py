@@ -366,6 +366,19 @@ async def test_a_pull_that_began_earlier_never_undoes_a_later_one(rig: Rig) -> N
     assert (await rig.rows(fence.account_id))["d1"].deal.profit == Decimal("1.50")
 
 
+async def test_a_slow_pull_is_late_for_the_account_and_not_only_for_a_deal(rig: Rig) -> None:
+    """One mark orders an account's pulls; what a slow one could not change, the next one does."""
+    fence = await owned(rig)
+    await commit(rig, write(fence, deal(1), deal(2)))
+    await commit(rig, write(fence, deal(1), pulled=3))
+    slow = write(fence, deal(2, profit="9"), deal(3), pulled=2)
+    assert await commit(rig, slow) == outcome("d3")
+    assert await commit(rig, write(fence, deal(2, profit="9"), pulled=3)) == outcome(revised="d2")
+    other = await owned(rig)
+    await commit(rig, write(other, deal(1)))
+    assert await commit(rig, write(other, deal(1, profit="9"), pulled=1)) == outcome(revised="d1")
+
+
 async def test_a_late_stream_copy_never_undoes_a_revision(rig: Rig) -> None:
     """The stream may insert and nothing more."""
     fence = await owned(rig)

@@ -147,6 +147,7 @@ async def commit(ledgers: Ledgers, each: NumberedWrite) -> WriteOutcome | None:
     return (await ledgers.store.commit([each])).get(each.write.fence.account_id)
 
 
+NOTHING = WriteOutcome(inserted=frozenset(), revised=frozenset(), removed=frozenset())
 TAKE_OVER = "UPDATE brokerd.leases SET owner = 2, epoch = epoch + 1 WHERE account_id = %s"
 
 
@@ -355,6 +356,20 @@ async def test_random_kills_lose_and_double_nothing(ledgers: Ledgers) -> None:
         (fence.account_id, f"d{number}") for fence in fences for number in range(30)
     )
     assert [await ledgers.counts(fence.account_id) for fence in fences] == [(30, 30, 30)] * 10
+
+
+async def test_a_pull_of_what_is_known_rewrites_no_row(ledgers: Ledgers) -> None:
+    """The rolling pull reads days of deals every few minutes: unchanged ones must cost nothing."""
+    fence = await ledgers.own()
+    deals = [deal(number) for number in range(100)]
+    pull = replace(stream(fence, *deals), source=Source.PULL, fetched_at=DAY)
+    await commit(ledgers, numbered(pull))
+    versions = "SELECT ctid, xmin FROM brokerd.deals ORDER BY 1"
+    before = await ledgers.query(versions)
+    for hours in range(1, 4):
+        later = replace(pull, fetched_at=DAY + timedelta(hours=hours))
+        assert await commit(ledgers, numbered(later)) == NOTHING
+    assert await ledgers.query(versions) == before
 
 
 async def refusal(call: object) -> type[BaseException] | None:

@@ -129,7 +129,6 @@ CREATE TABLE brokerd.deals (
     content_hash bigint NOT NULL,
     source text NOT NULL,
     write_id bigint NOT NULL,
-    fetched_at timestamptz,
     committed_at timestamptz DEFAULT clock_timestamp() NOT NULL,
     removed_at timestamptz,
     PRIMARY KEY (account_id, deal_id)
@@ -172,6 +171,7 @@ CREATE TABLE brokerd.heads (
     watermark timestamptz,
     account_seq bigint DEFAULT 0 NOT NULL,
     writes bigint DEFAULT 0 NOT NULL,
+    pulled_at timestamptz,
     PRIMARY KEY (account_id)
 );
 """
