@@ -121,6 +121,8 @@ class PostgresLedgerStore:
                 result = await connection.exec_driver_sql(statements.COMMIT, arrays_of(writes))
                 return result.all()
         except (sa.exc.DBAPIError, UnicodeEncodeError) as error:
+            if _lacks_partition(error):
+                raise StoreUnavailable("the feed has no partition for today") from error
             if not _blames_data(error):
                 raise
             raise BadDeal("Postgres refuses the data of this batch") from error
@@ -150,3 +152,11 @@ def _blames_data(error: sa.exc.DBAPIError | UnicodeEncodeError) -> bool:
     if state is None:
         return isinstance(error.orig, psycopg.DataError)  # refused before it was sent
     return state.startswith(_DATA_ERRORS)
+
+
+def _lacks_partition(error: sa.exc.DBAPIError | UnicodeEncodeError) -> bool:
+    """Say whether the feed has no partition for today: then every deal is refused alike."""
+    fault = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    if not isinstance(fault, psycopg.errors.CheckViolation):
+        return False
+    return fault.diag.table_name == "events"

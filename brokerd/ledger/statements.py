@@ -157,9 +157,9 @@ receipted AS (
 ),
 published AS (
     INSERT INTO brokerd.events (
-        account_id, account_seq, link_id, user_id, type, deal_id, revision, payload
+        generation, account_id, account_seq, link_id, user_id, type, deal_id, revision, payload
     )
-    SELECT account_id,
+    SELECT (SELECT brokerd.feed_generation()), account_id,
         account_seq + 1 - row_number() OVER (
             PARTITION BY account_id ORDER BY time DESC, deal_id DESC
         ) AS seq,
@@ -171,10 +171,12 @@ published AS (
         END,
         deal_id, coalesce((old).revision + 1, 0),
         jsonb_build_object(
-            'type', type, 'entry', entry, 'symbol', symbol, 'volume', volume::text,
-            'price', price::text, 'time', time, 'broker_time', broker_time,
-            'profit', profit::text, 'commission', commission::text, 'swap', swap::text,
-            'order_id', order_id, 'position_id', position_id
+            'type', type, 'entry', entry, 'symbol', symbol, 'volume', trim_scale(volume)::text,
+            'price', trim_scale(price)::text,
+            'time', to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'brokerTime', broker_time, 'profit', trim_scale(profit)::text,
+            'commission', trim_scale(commission)::text, 'swap', trim_scale(swap)::text,
+            'orderId', order_id, 'positionId', position_id
         )
     FROM changed JOIN head USING (account_id)
     ORDER BY account_id, seq

@@ -19,6 +19,7 @@ from brokerd.store.tables import SCHEMA
 
 _LOCK_KEY = 0x62726F6B65726400  # "brokerd": one migration at a time per database
 _CONNECT_SECONDS = 5
+_TARGET = "head"
 
 
 async def upgrade(url: Secret) -> None:
@@ -100,4 +101,4 @@ def _require_known(connection: sa.Connection) -> None:
 def _upgrade(connection: sa.Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, _TARGET)

@@ -189,19 +189,41 @@ heads = sa.Table(
     sa.Column("pulled_at", MOMENT),  # latest beginning of a pull that was written
 )
 
+feed = sa.Table(
+    "feed",
+    metadata,
+    sa.Column("is_only", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("origin", sa.Text, nullable=False),  # cluster and database the events belong to
+    sa.Column("base", sa.BigInteger, nullable=False),  # a generation less the WAL's timeline
+    sa.Column("pruned_generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("pruned_xid", XID8, nullable=False, server_default="0"),
+    sa.Column("pruned_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tended_at", MOMENT),  # when a node last took its turn at the old partitions
+    sa.CheckConstraint("is_only", name="feed_is_one_row"),
+)
+
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column("xid", XID8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
+    sa.Column(
+        "generation",
+        sa.BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        server_default=sa.text("brokerd.feed_generation()"),
+    ),
+    sa.Column("xid", XID8, primary_key=True, server_default=sa.text("pg_current_xact_id()")),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=True),
     sa.Column("account_id", sa.BigInteger, nullable=False),
     sa.Column("account_seq", sa.BigInteger, nullable=False),
     sa.Column("link_id", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("type", sa.Text, nullable=False),  # deal.added, deal.revised, deal.removed
+    sa.Column("type", sa.Text, nullable=False),  # `ledger.feed.EventType`
     sa.Column("deal_id", sa.Text),
     sa.Column("revision", sa.Integer),
     sa.Column("payload", pg.JSONB, nullable=False),
-    sa.Column("created_at", MOMENT, nullable=False, server_default=_NOW),
-    sa.UniqueConstraint("account_id", "account_seq", name="events_account_seq_key"),
+    sa.Column("created_at", MOMENT, primary_key=True, server_default=_NOW),
+    sa.Index("events_link", "link_id", "generation", "xid", "seq"),
+    sa.Index("events_user", "user_id", "generation", "xid", "seq"),
+    postgresql_partition_by="RANGE (created_at)",
 )

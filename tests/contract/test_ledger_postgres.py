@@ -28,7 +28,7 @@ from brokerd.domain import (
     UserId,
     WriteOutcome,
 )
-from brokerd.errors import BadDeal, Fenced
+from brokerd.errors import BadDeal, Fenced, StoreUnavailable
 from brokerd.ledger.content import receipt_of
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.ledger.postgres import PostgresLedgerStore
@@ -376,3 +376,13 @@ async def refusal(call: object) -> type[BaseException] | None:
     """Name what a call raised."""
     (result,) = await asyncio.gather(call, return_exceptions=True)
     return type(result) if isinstance(result, BaseException) else None
+
+
+async def test_a_day_without_a_partition_blames_no_deal(ledgers: Ledgers) -> None:
+    """A feed that nobody made room in is a store that is away, not data that is bad."""
+    fence = await ledgers.own()
+    today = "SELECT 'events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"
+    ((name,),) = await ledgers.query(today)
+    await ledgers.query(f"DROP TABLE brokerd.{name}")
+    with pytest.raises(StoreUnavailable, match="no partition"):
+        await ledgers.store.commit([numbered(stream(fence, deal(1)))])

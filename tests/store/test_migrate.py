@@ -1,4 +1,5 @@
 import asyncio
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -9,6 +10,7 @@ from alembic.migration import MigrationContext
 
 from brokerd.config.settings import Secret
 from brokerd.errors import ConfigInvalid, StoreUnavailable
+from brokerd.store import migrate
 from brokerd.store.migrate import check, upgrade
 from brokerd.store.tables import DEAL_PARTITIONS, SCHEMA, metadata
 
@@ -49,7 +51,8 @@ def ours(name: str | None, kind: str, parents: dict[str, str | None]) -> bool:
     if kind == "schema":
         return name == SCHEMA
     unknown = {"alembic_version", *(f"deals_{part:02d}" for part in range(DEAL_PARTITIONS))}
-    return not (kind == "table" and name in unknown) and parents is not None
+    is_part = name in unknown or bool(re.fullmatch(r"events_\d{8}", name or ""))
+    return not (kind == "table" and is_part) and parents is not None
 
 
 @reflects_xid8
@@ -153,3 +156,33 @@ async def test_the_url_is_never_told(
         assert "hunter2" not in repr(caught.value) + repr(caught.value.__cause__)
     captured = capsys.readouterr()
     assert "hunter2" not in caplog.text + captured.out + captured.err
+
+
+async def test_events_move_into_the_feed(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first schema's outbox held is in the partitioned one, in order, with room ahead."""
+    url = Secret(empty_url)
+    monkeypatch.setattr(migrate, "_TARGET", "0001")
+    await upgrade(url)
+    execute(
+        empty_url,
+        "INSERT INTO brokerd.events (account_id, account_seq, link_id, user_id, type, payload,"
+        " created_at) SELECT 1, n, 'l', 'u', 'deal.added', '{}', now() - interval '3 days'"
+        " FROM generate_series(1, 3) n",
+    )
+    monkeypatch.undo()
+    await upgrade(url)
+    execute(
+        empty_url,
+        "INSERT INTO brokerd.events (account_id, account_seq, link_id, user_id, type, payload)"
+        " VALUES (1, 4, 'l', 'u', 'deal.added', '{}')",
+    )
+    told = execute(
+        empty_url, "SELECT account_seq, seq FROM brokerd.events ORDER BY generation, xid, seq"
+    )
+    assert told == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert execute(empty_url, "SELECT count(DISTINCT generation) FROM brokerd.events") == [(1,)]
+    ahead = (
+        "SELECT max(relname) = 'events_' || to_char((now() AT TIME ZONE 'UTC')::date + 7,"
+        " 'YYYYMMDD') FROM pg_class WHERE relkind = 'r' AND relname LIKE 'events\\_2%'"
+    )
+    assert execute(empty_url, ahead) == [(True,)]
