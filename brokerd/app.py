@@ -20,8 +20,9 @@ from brokerd.api.hints import Hints, LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.postgres_deals import PostgresDealReader
+from brokerd.api.postgres_totals import PostgresTotalsReader
 from brokerd.api.readiness import READY, Readiness
-from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.redis import BestEffort, RedisHints, RedisSnapshots, namespace_of, open_redis
 from brokerd.api.reporting import ForgettingLeases
 from brokerd.api.server import ApiServer, bind
@@ -320,6 +321,7 @@ def _routes(
             tokens=frozenset(base.settings.metaapi.tokens),
         ),
         deals=DealRoutes(reader=PostgresDealReader(base.database)),
+        totals=TotalsRoutes(reader=PostgresTotalsReader(base.database)),
         probes=ProbeRoutes(readiness=readiness, metrics=base.metrics.registry),
     )
 

@@ -14,7 +14,7 @@ from brokerd.api.links import ApiRequest, LinkRoutes
 from brokerd.api.observed import Observed, request_id_here
 from brokerd.api.openapi import openapi_document
 from brokerd.api.problems import UNFORESEEN, Problem, problem_of
-from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.config.settings import Secret
 from brokerd.telemetry import Metrics
 
@@ -29,6 +29,7 @@ class Routes:
 
     links: LinkRoutes
     deals: DealRoutes
+    totals: TotalsRoutes
     probes: ProbeRoutes
 
 
@@ -44,6 +45,7 @@ def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
             delete(link, guards=guards, name="delete_link", status_code=202)(links.delete),
             get("/v1/links", guards=guards, name="list_links")(links.page),
             get("/v1/deals", guards=guards, name="list_deals")(deals.page),
+            get("/v1/totals", guards=guards, name="list_totals")(routes.totals.page),
             get("/livez", name="livez")(probes.live),
             get("/readyz", name="readyz")(probes.ready),
             get("/metrics", name="metrics")(probes.scrape),

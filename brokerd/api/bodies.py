@@ -1,6 +1,6 @@
 """What goes over the wire: the structs of requests, answers and problems."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -178,6 +178,30 @@ class DealsBody(_Body):
     """A page of deals; `next` is the `after` of the next page, null at the end."""
 
     items: list[DealBody]
+    next: str | None
+
+
+class DayTotalsBody(_Body):
+    """What the deals of one link on one UTC day add up to, as decimal strings."""
+
+    link_id: str
+    user_id: str
+    currency: str
+    day: date
+    deals: int
+    trades: int
+    volume: Amount
+    profit: Amount
+    commission: Amount
+    swap: Amount
+    balance: Amount
+    credit: Amount
+
+
+class TotalsBody(_Body):
+    """A page of totals; `next` is the `after` of the next page, null at the end."""
+
+    items: list[DayTotalsBody]
     next: str | None
 
 

@@ -1,15 +1,16 @@
 """The opaque `after` of a page: where the last one ended, readable by us alone."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
+from datetime import date, datetime
 from typing import TypeVar
 
 import msgspec
 
-from brokerd.api.ports import StoredDeal
+from brokerd.api.ports import DayTotals, StoredDeal
 from brokerd.domain import AccountId, DealId, LinkId
 
 DealKey = tuple[datetime, DealId, AccountId]
+TotalsKey = tuple[AccountId, date]
 
 
 class BadCursor(Exception):
@@ -24,6 +25,11 @@ def link_cursor(link_id: LinkId) -> str:
 def deal_cursor(stored: StoredDeal) -> str:
     """Return the cursor behind a deal."""
     return _pack(("d", stored.deal.time, stored.deal.deal_id, stored.account_id))
+
+
+def totals_cursor(totals: DayTotals) -> str:
+    """Return the cursor behind a day of an account."""
+    return _pack(("t", totals.account_id, totals.day))
 
 
 def read_link_cursor(cursor: str) -> LinkId:
@@ -41,6 +47,14 @@ def read_deal_cursor(cursor: str) -> DealKey:
     if kind != "d" or not is_storable:
         raise BadCursor
     return time, DealId(deal_id), AccountId(account_id)
+
+
+def read_totals_cursor(cursor: str) -> TotalsKey:
+    """Return the key behind which to go on; raises `BadCursor`."""
+    kind, account_id, day = _unpack(cursor, tuple[str, int, date])
+    if kind != "t" or not 0 <= account_id < 1 << 63:
+        raise BadCursor
+    return AccountId(account_id), day
 
 
 def _pack(value: tuple[object, ...]) -> str:

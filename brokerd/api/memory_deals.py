@@ -16,21 +16,10 @@ class MemoryDealReader:
 
     async def deals(self, query: DealQuery) -> Sequence[StoredDeal]:
         """Read one keyset page."""
-        bearer = None if query.link_id is None else self._bearer(query.link_id)
-        found = [row for row in self._state.deals.values() if _matches(row, query, bearer)]
+        account_id = None if query.link_id is None else bearer(self._state, query.link_id)
+        found = [row for row in self._state.deals.values() if _matches(row, query, account_id)]
         found.sort(key=_key, reverse=query.is_newest_first)
         return [self._stored(row) for row in found[: query.limit]]
-
-    def _bearer(self, link_id: LinkId) -> AccountId | None:
-        """Return the account that bears, or else last bore, the link id."""
-        rows = [row for row in self._state.accounts.values() if row.link_id == link_id]
-        living = [row for row in rows if row.deleted_at is None]
-        ended = sorted(
-            (row.deleted_at, row.account_id) for row in rows if row.deleted_at is not None
-        )
-        if living:
-            return living[0].account_id
-        return ended[-1][1] if ended else None
 
     def _stored(self, row: DealRow) -> StoredDeal:
         return StoredDeal(
@@ -45,12 +34,24 @@ class MemoryDealReader:
         )
 
 
+def bearer(state: MemoryState, link_id: LinkId) -> AccountId | None:
+    """Return the account that bears, or else last bore, the link id."""
+    rows = [row for row in state.accounts.values() if row.link_id == link_id]
+    living = [row for row in rows if row.deleted_at is None]
+    ended = sorted((row.deleted_at, row.account_id) for row in rows if row.deleted_at is not None)
+    if living:
+        return living[0].account_id
+    return ended[-1][1] if ended else None
+
+
 def _key(row: DealRow) -> tuple[datetime, DealId, AccountId]:
     return row.deal.time, row.deal.deal_id, row.account_id
 
 
-def _matches(row: DealRow, query: DealQuery, bearer: AccountId | None) -> bool:
-    is_theirs = row.user_id == query.user_id if query.link_id is None else row.account_id == bearer
+def _matches(row: DealRow, query: DealQuery, account_id: AccountId | None) -> bool:
+    is_theirs = (
+        row.user_id == query.user_id if query.link_id is None else row.account_id == account_id
+    )
     is_behind = query.after is None or (
         _key(row) < query.after if query.is_newest_first else _key(row) > query.after
     )

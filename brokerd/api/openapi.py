@@ -19,7 +19,9 @@ from brokerd.api.bodies import (
     ProblemBody,
     PutBody,
     ReadyBody,
+    TotalsBody,
 )
+from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE
 
 Json = Mapping[str, object]
 
@@ -27,7 +29,12 @@ _SCHEMAS = "#/components/schemas/{name}"
 _ID: Json = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 128}
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": 512}
 _MOMENT: Json = {"type": "string", "format": "date-time"}
-_LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}
+_LIMIT: Json = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": MAX_PAGE,
+    "default": DEFAULT_PAGE,
+}
 _PROBLEMS = {
     400: "The body is not JSON.",
     401: "The API key is missing or wrong.",
@@ -45,7 +52,8 @@ _PROBLEMS = {
 def openapi_document() -> bytes:
     """Return the document as JSON."""
     _, schemas = msgspec.json.schema_components(
-        [PutBody, LinkBody, LinksBody, DealsBody, ProblemBody, ReadyBody], ref_template=_SCHEMAS
+        [PutBody, LinkBody, LinksBody, DealsBody, TotalsBody, ProblemBody, ReadyBody],
+        ref_template=_SCHEMAS,
     )
     document: Json = {
         "openapi": "3.1.0",
@@ -84,6 +92,7 @@ def _paths() -> Json:
             ),
         },
         "/v1/deals": {"get": _list_deals()},
+        "/v1/totals": {"get": _list_totals()},
         "/livez": {"get": _probe("livez", "Whether the process lives.", problem=None)},
         "/readyz": {"get": _probe("readyz", "Whether it may be sent work.", problem=503)},
         "/metrics": {
@@ -151,6 +160,23 @@ def _list_deals() -> Json:
             _parameter("to", _MOMENT, place="query", text="The first time outside."),
             _parameter("order", {"enum": ["newest", "oldest"], "default": "newest"}, place="query"),
             _parameter("limit", _LIMIT, place="query"),
+            _parameter("after", _TEXT, place="query", text="`next` of the page before."),
+        ],
+    )
+
+
+def _list_totals() -> Json:
+    return _guarded(
+        "list_totals",
+        "Sum up the deals of exactly one of `link` and `user` by account and UTC day.",
+        answers={200: _answer("A page.", "TotalsBody", headers=("Link",))},
+        problems=(401, 422, 503),
+        parameters=[
+            _parameter("link", _ID, place="query", text="Also of a deleted link."),
+            _parameter("user", _ID, place="query"),
+            _parameter("from", _MOMENT, place="query", text="The first time inside."),
+            _parameter("to", _MOMENT, place="query", text="The first time outside."),
+            _parameter("limit", {**_LIMIT, "default": DEFAULT_DAYS}, place="query"),
             _parameter("after", _TEXT, place="query", text="`next` of the page before."),
         ],
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Protocol
 
 from brokerd.domain import (
@@ -128,3 +129,49 @@ class DealReader(Protocol):
 
     async def deals(self, query: DealQuery) -> Sequence[StoredDeal]:
         """Read one keyset page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalsQuery:
+    """Whose days to sum up: of one link or of one user; `start` inclusive, `end` exclusive.
+
+    Exactly one of `link_id` and `user_id` is set. A day that `start` or `end` cuts is summed up
+    only inside them. `after` is the (account_id, day) of the last totals seen.
+    """
+
+    link_id: LinkId | None
+    user_id: UserId | None
+    start: datetime | None
+    end: datetime | None
+    limit: int
+    after: tuple[AccountId, date] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayTotals:
+    """What the deals of one account on one UTC day add up to.
+
+    `profit`, `commission` and `swap` are sums over all deals, `volume` over trades; `balance` and
+    `credit` are what the day did to the broker's two books.
+    """
+
+    account_id: AccountId
+    link_id: LinkId
+    user_id: UserId
+    currency: str
+    day: date
+    deals: int
+    trades: int
+    volume: Decimal
+    profit: Decimal
+    commission: Decimal
+    swap: Decimal
+    balance: Decimal
+    credit: Decimal
+
+
+class TotalsReader(Protocol):
+    """Sums over the ledger. Removed deals are left out. Raises `StoreUnavailable`."""
+
+    async def totals(self, query: TotalsQuery) -> Sequence[DayTotals]:
+        """Read one keyset page in the order of account and day; days without deals are left out."""

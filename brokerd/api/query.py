@@ -7,12 +7,14 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from brokerd.api.bodies import MAX_PAGE, Moment
-from brokerd.api.cursor import read_deal_cursor
-from brokerd.api.ports import DealQuery
+from brokerd.api.cursor import read_deal_cursor, read_totals_cursor
+from brokerd.api.ports import DealQuery, TotalsQuery
 from brokerd.api.validation import Invalid, Violation, check_id
 from brokerd.domain import LinkId, UserId
 
 DEFAULT_PAGE = 100
+DEFAULT_DAYS = 31
+"""Of a page of totals: each of its days reads all the deals of that day."""
 _MAX_TEXT = 512
 _MAX_PARAMETERS = 32
 
@@ -75,16 +77,16 @@ class Query:
             self._note(name, "must be an RFC 3339 time with a zone; write + as %2B")
             return None
 
-    def limit(self) -> int:
+    def limit(self, *, default: int = DEFAULT_PAGE) -> int:
         """Read how many items a page may hold."""
         value = self._values.get("limit")
         if value is None:
-            return DEFAULT_PAGE
+            return default
         is_number = value.isascii() and value.isdigit() and len(value) <= len(str(MAX_PAGE))
         if is_number and 1 <= int(value) <= MAX_PAGE:
             return int(value)
         self._note("limit", f"must be a number from 1 to {MAX_PAGE}")
-        return DEFAULT_PAGE
+        return default
 
     def demand_one(self, *names: str) -> None:
         """Note a violation unless exactly one of the parameters is given."""
@@ -130,4 +132,24 @@ def deal_query(query: Query) -> DealQuery:
         is_newest_first=order != "oldest",
         limit=limit,
         after=None if after is None else read_deal_cursor(after),
+    )
+
+
+TOTALS_PARAMETERS = ("link", "user", "from", "to", "limit", "after")
+
+
+def totals_query(query: Query) -> TotalsQuery:
+    """Read whose totals are asked for; raises `Invalid` or `BadCursor`."""
+    query.demand_one("link", "user")
+    link_id, user_id = query.id("link"), query.id("user")
+    start, end = query.moment("from"), query.moment("to")
+    limit, after = query.limit(default=DEFAULT_DAYS), query.text("after")
+    query.check()
+    return TotalsQuery(
+        link_id=None if link_id is None else LinkId(link_id),
+        user_id=None if user_id is None else UserId(user_id),
+        start=start,
+        end=end,
+        limit=limit,
+        after=None if after is None else read_totals_cursor(after),
     )

@@ -9,10 +9,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from brokerd.api.bodies import ReadyBody
 from brokerd.api.links import ApiRequest, json_answer, next_link
-from brokerd.api.ports import DealReader
-from brokerd.api.query import DEAL_PARAMETERS, Query, deal_query
+from brokerd.api.ports import DealReader, TotalsReader
+from brokerd.api.query import DEAL_PARAMETERS, TOTALS_PARAMETERS, Query, deal_query, totals_query
 from brokerd.api.readiness import READY, Readiness
-from brokerd.api.views import deals_page
+from brokerd.api.views import deals_page, totals_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,20 @@ class DealRoutes:
         wanted = deal_query(query)
         page = deals_page(await self.reader.deals(wanted), limit=wanted.limit)
         return json_answer(page, headers=next_link(query, "/v1/deals", page.next))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalsRoutes:
+    """The handler of /v1/totals."""
+
+    reader: TotalsReader
+
+    async def page(self, request: ApiRequest) -> Response[bytes]:
+        """Sum up the deals of one link or one user by account and day."""
+        query = Query(request.scope["query_string"], known=TOTALS_PARAMETERS)
+        wanted = totals_query(query)
+        page = totals_page(await self.reader.totals(wanted), limit=wanted.limit)
+        return json_answer(page, headers=next_link(query, "/v1/totals", page.next))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from brokerd.api.bodies import (
     ConditionBody,
+    DayTotalsBody,
     DealBody,
     DealsBody,
     DesiredWord,
@@ -18,9 +19,10 @@ from brokerd.api.bodies import (
     SpecBody,
     StatusBody,
     SyncBody,
+    TotalsBody,
 )
-from brokerd.api.cursor import deal_cursor, link_cursor
-from brokerd.api.ports import LinkRecord, QueuePlace, StoredDeal
+from brokerd.api.cursor import deal_cursor, link_cursor, totals_cursor
+from brokerd.api.ports import DayTotals, LinkRecord, QueuePlace, StoredDeal
 from brokerd.domain import LinkSpec
 from brokerd.health.conditions import Condition, Facts, conditions, shown
 
@@ -59,6 +61,15 @@ def deals_page(deals: Sequence[StoredDeal], *, limit: int) -> DealsBody:
     return DealsBody(
         items=[_deal(stored) for stored in deals],
         next=deal_cursor(deals[-1]) if is_full and deals else None,
+    )
+
+
+def totals_page(totals: Sequence[DayTotals], *, limit: int) -> TotalsBody:
+    """Show a page of totals; a full page may have a next one."""
+    is_full = len(totals) == limit
+    return TotalsBody(
+        items=[_day(each) for each in totals],
+        next=totals_cursor(totals[-1]) if is_full and totals else None,
     )
 
 
@@ -168,6 +179,23 @@ def _deal(stored: StoredDeal) -> DealBody:
         revision=stored.revision,
         source=stored.source,
         committed_at=stored.committed_at,
+    )
+
+
+def _day(totals: DayTotals) -> DayTotalsBody:
+    return DayTotalsBody(
+        link_id=totals.link_id,
+        user_id=totals.user_id,
+        currency=totals.currency,
+        day=totals.day,
+        deals=totals.deals,
+        trades=totals.trades,
+        volume=_amount(totals.volume),
+        profit=_amount(totals.profit),
+        commission=_amount(totals.commission),
+        swap=_amount(totals.swap),
+        balance=_amount(totals.balance),
+        credit=_amount(totals.credit),
     )
 
 

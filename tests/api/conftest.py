@@ -14,8 +14,9 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.memory import MemoryRegistry
 from brokerd.api.memory_deals import MemoryDealReader
+from brokerd.api.memory_totals import MemoryTotalsReader
 from brokerd.api.readiness import READY, Readiness
-from brokerd.api.reads import DealRoutes, ProbeRoutes
+from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
@@ -101,6 +102,7 @@ def make_api(state, *, max_length=100, snapshots=None, hints=None):
             tokens=frozenset({"main"}),
         ),
         deals=DealRoutes(reader=MemoryDealReader(state)),
+        totals=TotalsRoutes(reader=MemoryTotalsReader(state)),
         probes=ProbeRoutes(readiness=readiness, metrics=metrics.registry),
     )
     app = create_app(routes, key=Secret(KEY), metrics=metrics)

@@ -179,3 +179,59 @@ async def test_metrics_can_be_scraped(api):
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert "brokerd_links" in names
     assert not any(name.endswith("_created") for name in names)
+
+
+async def test_totals_are_shown_by_day_with_exact_money(api):
+    """Amounts are decimal text, the day is a date, and pages join."""
+    await api.client.put(PATH, json=api.put_body())
+    for number in (1, 2, 86_400):
+        trade(api, number)
+    first = (await api.client.get("/v1/totals?user=u-17&limit=1")).json()
+    assert first["items"] == [
+        {
+            "linkId": "a",
+            "userId": "u-17",
+            "currency": "USD",
+            "day": "2026-03-02",
+            "deals": 2,
+            "trades": 2,
+            "volume": "0.2",
+            "profit": "-170.52",
+            "commission": "2000",
+            "swap": "0",
+            "balance": "1829.48",
+            "credit": "0",
+        }
+    ]
+    answer = await api.client.get(f"/v1/totals?user=u-17&limit=1&after={first['next']}")
+    (second,) = answer.json()["items"]
+    assert (second["day"], second["deals"]) == ("2026-03-03", 1)
+    assert 'rel="next"' in answer.headers["link"]
+    end = (await api.client.get(f"/v1/totals?user=u-17&after={answer.json()['next']}")).json()
+    assert end == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("", "?"),
+        ("link=a&user=u-17", "?"),
+        ("link=a&symbol=EURUSD", "?symbol"),
+        ("link=a&from=2026-03-02", "?from"),
+        ("link=a&limit=0", "?limit"),
+    ],
+)
+async def test_bad_queries_of_totals_are_refused(api, query, path):
+    """Each with the parameter that is wrong."""
+    answer = await api.client.get(f"/v1/totals?{query}")
+    assert answer.status_code == 422
+    assert [each["path"] for each in answer.json()["violations"]] == [path]
+
+
+async def test_a_cursor_of_deals_is_none_of_totals(api):
+    """Cursors are told apart by what they lead through."""
+    await api.client.put(PATH, json=api.put_body())
+    for number in (1, 2):
+        trade(api, number)
+    after = (await api.client.get("/v1/deals?link=a&limit=1")).json()["next"]
+    assert (await api.client.get(f"/v1/totals?link=a&after={after}")).status_code == 422
