@@ -19,8 +19,17 @@ class GatedStream:
         self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
     ) -> Session:
         """Open the session; raises `LinkLost` while the node is frozen."""
-        if self._heartbeat.is_frozen:
-            raise LinkLost("this node has no confirmed heartbeat and opens nothing until it has")
-        return await self._stream.open(
+        self._require_confirmed()
+        session = await self._stream.open(
             remote, reliability=reliability, synced_through=synced_through
         )
+        try:
+            self._require_confirmed()  # its turn may have come late
+        except LinkLost:
+            await session.close()
+            raise
+        return session
+
+    def _require_confirmed(self) -> None:
+        if self._heartbeat.is_frozen:
+            raise LinkLost("this node has no confirmed heartbeat and opens nothing until it has")

@@ -148,6 +148,7 @@ class Wire:
     """The way to Postgres. `report_seconds` are taken, one each, by the coming reports."""
 
     is_cut: bool = False
+    reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
 
     def send(self) -> None:
@@ -184,6 +185,9 @@ class WiredLeases(MemoryLeases):
     async def report(self, fence: Fence, status: LinkStatus) -> None:
         """Report if the store can be reached, as late as told."""
         self._wire.send()
+        if self._wire.reports_to_fail:
+            self._wire.reports_to_fail -= 1
+            raise StoreUnavailable("no room for a report")
         if self._wire.report_seconds:
             await asyncio.sleep(self._wire.report_seconds.pop(0))
         await super().report(fence, status)

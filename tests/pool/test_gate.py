@@ -1,0 +1,113 @@
+"""A frozen node opens nothing; on virtual time."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from link_world import VirtualClock, World
+
+from brokerd.config.settings import PoolSettings
+from brokerd.domain import Incarnation
+from brokerd.errors import LinkLost, StoreUnavailable
+from brokerd.pool.gate import GatedStream
+from brokerd.pool.heartbeat import Heartbeat
+from brokerd.pool.memory_nodes import MemoryNodes
+
+pytestmark = pytest.mark.looptime(noop_cycles=5)
+
+
+class UnsteadyNodes(MemoryNodes):
+    """A register that can be away."""
+
+    is_away = False
+
+    async def heartbeat(self, incarnation: Incarnation) -> None:
+        """Beat if the register can be reached."""
+        if self.is_away:
+            raise StoreUnavailable("away")
+        await super().heartbeat(incarnation)
+
+
+class SlowStream:
+    """A stream on which one has to wait for one's turn."""
+
+    def __init__(self, stream, *, turn_seconds):
+        self.stream = stream
+        self.turn_seconds = turn_seconds
+
+    async def open(self, remote, **options):
+        """Wait, then open."""
+        await asyncio.sleep(self.turn_seconds)
+        return await self.stream.open(remote, **options)
+
+
+class Gate:
+    """A node with a heartbeat, a gate, and a service behind it."""
+
+    def __init__(self, turn_seconds):
+        self.world = World()
+        self.nodes = UnsteadyNodes(self.world.state)
+        self.turn_seconds = turn_seconds
+
+    async def prepare(self):
+        """Register the node and put up the gate."""
+        self.heartbeat = Heartbeat(
+            await self.nodes.register("node", max_links=1),
+            nodes=self.nodes,
+            settings=PoolSettings(),
+            clock=VirtualClock(),
+            registered_at=asyncio.get_running_loop().time(),
+        )
+        stream = SlowStream(self.world.service, turn_seconds=self.turn_seconds)
+        self.stream = GatedStream(stream, heartbeat=self.heartbeat)
+
+    async def open(self):
+        """Open the account's session."""
+        spec = self.world.state.accounts[self.world.account_id].spec
+        return await self.stream.open(
+            spec.metaapi, reliability="regular", synced_through=self.world.clock.now()
+        )
+
+
+@asynccontextmanager
+async def gate(*, turn_seconds=0.0):
+    """Let the node's heart beat for the time of a test."""
+    made = Gate(turn_seconds)
+    await made.prepare()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(made.heartbeat.run())
+        yield made
+        task.cancel()
+
+
+async def test_a_confirmed_node_opens():
+    """While the heartbeat is confirmed, the gate is open."""
+    async with gate() as made:
+        session = await made.open()
+        assert made.world.service.open_sessions == 1
+        await session.close()
+
+
+async def test_a_frozen_node_opens_nothing_until_it_thaws():
+    """Without a confirmed heartbeat nothing is opened; with one, all is as before."""
+    async with gate() as made:
+        made.nodes.is_away = True
+        await asyncio.sleep(9)
+        await (await made.open()).close()
+        await asyncio.sleep(5)
+        with pytest.raises(LinkLost, match="heartbeat"):
+            await made.open()
+        assert made.world.service.opened == made.world.service.opened[:1]
+        made.nodes.is_away = False
+        await asyncio.sleep(4)
+        await (await made.open()).close()
+
+
+async def test_a_session_whose_turn_came_after_the_freeze_is_closed():
+    """A node that froze while it waited for its turn closes what it just opened."""
+    async with gate(turn_seconds=20.0) as made:
+        made.nodes.is_away = True
+        with pytest.raises(LinkLost, match="heartbeat"):
+            await made.open()
+        assert len(made.world.service.opened) == 1
+        assert made.world.service.open_sessions == 0
