@@ -271,12 +271,12 @@ async def test_a9_nobody_keeps_a_terminal_state(sdk: Any, kind: str, listeners: 
 
 def test_a10_the_sdks_loggers_do_not_wrap_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand connections may ask for their logger; the plain SDK's kills them all."""
+    monkeypatch.setattr(metaapi_cloud_sdk.logger, "logging_enabled", True)
     prepare_process()
     for _ in range(1200):
         logger = LoggerManager.get_logger("MetaApiConnection")
     logger.error("text without a place for", {"an": "argument"})  # noqa: PLE1205  # the SDK's way
     monkeypatch.setattr(LoggerManager, "get_logger", _ORIGINAL_GET_LOGGER)
-    monkeypatch.setattr(metaapi_cloud_sdk.logger, "logging_enabled", True)
     for _ in range(1200):
         logger = LoggerManager.get_logger("a10")
     with pytest.raises(RecursionError):
