@@ -10,7 +10,10 @@ from brokerd.domain import AccountId, Deal, DealId, LinkId, Source, UserId
 from brokerd.store.engine import Database
 from brokerd.store.tables import accounts, deals
 
-_TRADE_TYPES = ("DEAL_TYPE_BUY", "DEAL_TYPE_SELL")
+# Literals, not parameters: the planner must see that the indexes of cash deals may serve.
+_IS_TRADE = deals.c.type.in_(
+    [sa.literal_column("'DEAL_TYPE_BUY'"), sa.literal_column("'DEAL_TYPE_SELL'")]
+)
 
 Row = sa.Row[tuple[object, ...]]
 
@@ -43,8 +46,7 @@ def _conditions(query: DealQuery) -> Sequence[sa.ColumnElement[bool]]:
     if query.symbol is not None:
         found.append(deals.c.symbol == query.symbol)
     if query.kind is not None:
-        is_trade = deals.c.type.in_(_TRADE_TYPES)
-        found.append(is_trade if query.kind == "trade" else sa.not_(is_trade))
+        found.append(_IS_TRADE if query.kind == "trade" else sa.not_(_IS_TRADE))
     if query.start is not None:
         found.append(deals.c.time >= query.start)
     if query.end is not None:

@@ -151,6 +151,20 @@ deals = sa.Table(
     sa.Index("deals_account_time", "account_id", "time", "deal_id"),
     sa.Index("deals_user_time", "user_id", "time", "deal_id"),
     sa.Index("deals_user_symbol_time", "user_id", "symbol", "time", "deal_id"),
+    sa.Index(
+        "deals_account_cash",
+        "account_id",
+        "time",
+        "deal_id",
+        postgresql_where=sa.text("type NOT IN ('DEAL_TYPE_BUY', 'DEAL_TYPE_SELL')"),
+    ),
+    sa.Index(
+        "deals_user_cash",
+        "user_id",
+        "time",
+        "deal_id",
+        postgresql_where=sa.text("type NOT IN ('DEAL_TYPE_BUY', 'DEAL_TYPE_SELL')"),
+    ),
     postgresql_partition_by="HASH (account_id)",
 )
 
