@@ -8,6 +8,7 @@ import pytest
 from link_world import running_link
 
 from brokerd.config.settings import LinkSettings
+from brokerd.connector.ports import DealsPage
 from brokerd.connector.removal import TICKETS_ASKED
 from brokerd.domain import Phase, Proof
 from brokerd.errors import NotFound
@@ -241,6 +242,23 @@ async def test_a_live_link_stays_live_while_answers_are_partial():
         made = world.trade()
         await asyncio.sleep(0.1)
         assert set(made) <= set(world.ledger)
+
+
+async def test_a_ticket_answered_while_synchronizing_tells_nothing():
+    """A ticket that a partial copy does not know is no absence: the pull has failed."""
+    async with running_link(past=BUSY) as world:
+        await world.until_live()
+        before = world.watermark
+        gone = world.deal_aged(timedelta(hours=60)).deal_id
+        world.account.delete(gone)
+
+        async def partial(_remote, *, deal_id):  # noqa: ARG001
+            return DealsPage(deals=(), is_synchronizing=True)
+
+        world.service.deals_by_ticket = partial
+        await asyncio.sleep(RECHECKS)
+        assert gone in world.ledger
+        assert world.watermark == before
 
 
 async def test_history_that_moves_between_pages_is_pulled_again():

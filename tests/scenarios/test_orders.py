@@ -137,7 +137,7 @@ async def test_an_order_that_comes_while_a_failure_is_noted_is_obeyed():
     """Pausing in the instant a link is refused pauses it; it does not end up blocked."""
     async with running_link() as world:
         await world.until_live()
-        world.wire.report_seconds = [1.0]
+        world.wire.report_seconds = [0.0, 0.0, 1.0]  # backoff, connecting, and blocked is slow
         world.service.refusal = Unauthorized("revoked")
         world.service.kill(world.account.metaapi_id)
         await asyncio.sleep(0.5)

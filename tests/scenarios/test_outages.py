@@ -1,6 +1,7 @@
 """A link loses its stream, its broker, its terminal, a whole night; and nothing of its deals."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from link_world import running_link, subsequence
@@ -27,6 +28,17 @@ async def test_a_dropped_session_comes_back_and_is_pulled():
         assert world.sample(RECONNECTS) == 1
         await world.until(lambda: world.status.proof_detail == f"{len(world.truth)} deals")
         world.assert_exact()
+
+
+async def test_a_reconnect_reads_a_quarter_of_an_hour_again():
+    """The pull after a reconnect starts at the watermark less its overlap, not at the beginning."""
+    async with running_link() as world:
+        await world.until_live()
+        watermark = world.watermark
+        world.service.drop(world.account.metaapi_id)
+        await world.until_live()
+        overlap = timedelta(seconds=world.settings.reconnect_overlap_seconds)
+        assert world.service.history_asked_from[-1] == watermark - overlap
 
 
 async def test_a_hundred_drops_lose_and_double_nothing():

@@ -97,6 +97,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
         self.history_asked_at: list[float] = []
+        self.history_asked_from: list[datetime] = []
         self.opened: list[MetaApiRef] = []
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
@@ -117,6 +118,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Read a page without what is hidden."""
         self._refuse_as_told()
         self.history_asked_at.append(self.broker.clock.monotonic())
+        self.history_asked_from.append(start)
         if self.history_failures:
             raise self.history_failures.pop(0)
         if self.before_page is not None:
@@ -429,9 +431,9 @@ class World:
         assert self.ledger == self.truth
         told = [event for event in self.state.events if event.account_id == self.account_id]
         assert [event.account_seq for event in told] == list(range(1, len(told) + 1))
-        changes = [(event.deal_id, event.revision) for event in told]
+        changes = [(event.deal_id, event.revision) for event in told if event.deal_id is not None]
         assert len(set(changes)) == len(changes)
-        assert {event.deal_id for event in told} >= set(self.truth)
+        assert {deal_id for deal_id, _ in changes} >= set(self.truth)
 
     # Setting up.
 
