@@ -22,6 +22,7 @@ BrokerdError
 │   │   └── StaleVersion          the link is not as the caller last saw it
 │   ├── QueueFull             queue.max_length is reached
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
+│   ├── CursorLost            the feed behind a cursor is gone; list again
 │   ├── BadDeal               a deal that cannot be stored as it stands
 │   └── EngineFailed          an embedded engine of demo and tests does not run
 └── Fenced                someone else owns it: stop, write nothing, not even a status
@@ -171,6 +172,12 @@ class QueueFull(Rejected):
     """As many links wait as `queue.max_length` allows."""
 
     code = "queue_full"
+
+
+class CursorLost(Rejected):
+    """What stood behind a reader's cursor is gone: it must list again and go on from the end."""
+
+    code = "cursor_lost"
 
 
 class BadDeal(Rejected):

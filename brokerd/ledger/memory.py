@@ -22,14 +22,17 @@ from brokerd.domain import (
 from brokerd.errors import Fenced
 from brokerd.ledger import content
 from brokerd.ledger.change import Change, Held, change_by_deal, change_by_removal, may_change
+from brokerd.ledger.feed import EventType
+from brokerd.ledger.memory_events import Outbox
+from brokerd.ledger.payload import deal_payload
 from brokerd.ledger.ports import NumberedWrite
-from brokerd.store.memory import DealRow, EventRow, HeadRow, MemoryState, RevisionRow
+from brokerd.store.memory import DealRow, HeadRow, MemoryState, RevisionRow
 
 _EVENT_TYPES = {
-    Change.INSERTED: "deal.added",
-    Change.REVISED: "deal.revised",
-    Change.RESTORED: "deal.revised",
-    Change.REMOVED: "deal.removed",
+    Change.INSERTED: EventType.DEAL_ADDED,
+    Change.REVISED: EventType.DEAL_REVISED,
+    Change.RESTORED: EventType.DEAL_REVISED,
+    Change.REMOVED: EventType.DEAL_REMOVED,
 }
 
 
@@ -184,7 +187,13 @@ class MemoryLedgerStore:
                 self._move_receipt(row.account_id, old.deal, is_added=False)
         if row.removed_at is None:
             self._move_receipt(row.account_id, deal, is_added=True)
-        self._tell(write, row, _EVENT_TYPES[change])
+        outbox = Outbox(self._state, row.account_id, link_id=write.link_id, user_id=write.user_id)
+        outbox.tell(
+            _EVENT_TYPES[change],
+            deal_payload(deal),
+            deal_id=deal.deal_id,
+            revision=row.revision,
+        )
 
     def _move_receipt(self, account_id: AccountId, deal: Deal, *, is_added: bool) -> None:
         move = content.add if is_added else content.remove
@@ -194,22 +203,6 @@ class MemoryLedgerStore:
             else window
             for window in self._state.windows.get(account_id, [])
         ]
-
-    def _tell(self, write: LinkWrite, row: DealRow, event_type: str) -> None:
-        head = self._state.heads.get(row.account_id, HeadRow())
-        head = replace(head, account_seq=head.account_seq + 1)
-        self._state.heads[row.account_id] = head
-        self._state.events.append(
-            EventRow(
-                account_id=row.account_id,
-                account_seq=head.account_seq,
-                link_id=write.link_id,
-                user_id=write.user_id,
-                type=event_type,
-                deal_id=row.deal.deal_id,
-                revision=row.revision,
-            )
-        )
 
     def _present(self, account_id: AccountId) -> list[Deal]:
         return [

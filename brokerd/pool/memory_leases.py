@@ -6,6 +6,9 @@ from datetime import timedelta
 
 from brokerd.domain import Backoff, Fence, LinkStatus, Priority
 from brokerd.errors import Fenced
+from brokerd.ledger.feed import EventType, proof_event
+from brokerd.ledger.memory_events import Outbox
+from brokerd.ledger.payload import link_payload, proof_payload
 from brokerd.queue.deadlines import deadline_for
 from brokerd.store.memory import LeaseRow, MemoryState, TransitionRow
 
@@ -18,10 +21,11 @@ class MemoryLeases:
         self._patience_seconds = patience_seconds
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
-        """Store the status, and the transition when the phase changed."""
+        """Store the status; when the phase or the proof changed, tell of it too."""
         self._require_held(fence)
         before = self._state.links.get(fence.account_id)
         self._state.links[fence.account_id] = status
+        self._tell(fence, before, status)
         if before is None or before.phase is not status.phase:
             self._state.transitions.append(
                 TransitionRow(
@@ -71,6 +75,20 @@ class MemoryLeases:
         )
         self._state.accounts[fence.account_id] = stored
         return (stored.margin_mode, stored.trade_mode) == (margin_mode, trade_mode)
+
+    def _tell(self, fence: Fence, before: LinkStatus | None, status: LinkStatus) -> None:
+        account = self._state.accounts[fence.account_id]
+        outbox = Outbox(
+            self._state,
+            fence.account_id,
+            link_id=account.link_id,
+            user_id=account.spec.user_id,
+        )
+        if before is None or before.phase is not status.phase:
+            outbox.tell(EventType.LINK_CHANGED, link_payload(status))
+        event = proof_event(status.proof)
+        if event is not None and (before is None or before.proof is not status.proof):
+            outbox.tell(event, proof_payload(status))
 
     def _require_held(self, fence: Fence) -> LeaseRow:
         if not self._state.holds(fence):

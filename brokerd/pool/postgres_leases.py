@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from brokerd.domain import Backoff, Fence, LinkStatus, Priority
-from brokerd.errors import Fenced
+from brokerd.errors import Fenced, StoreUnavailable
+from brokerd.ledger.feed import proof_event
+from brokerd.ledger.payload import link_payload, proof_payload
 from brokerd.store.engine import Database
 from brokerd.store.tables import accounts, leases
 
@@ -15,23 +17,53 @@ _FENCE = sa.and_(
     leases.c.epoch == sa.bindparam("fenced_epoch"),
 )
 
+# What is told raises the account's head as the ledger's own statement does: only from what this
+# snapshot shows. Another's event in between makes the report stale, and it is sent again; so an
+# account's events are numbered in the order of their transactions.
 _REPORT = sa.text("""
-WITH mine AS (
-  SELECT account_id FROM brokerd.leases
-  WHERE account_id = :fenced_account AND owner = :fenced_owner AND epoch = :fenced_epoch
-  FOR SHARE
-), before AS (
-  SELECT phase FROM brokerd.links WHERE account_id = :fenced_account
+WITH mine AS MATERIALIZED (
+  SELECT lease.account_id, link_id, user_id
+  FROM brokerd.leases AS lease JOIN brokerd.accounts USING (account_id)
+  WHERE lease.account_id = :fenced_account AND owner = :fenced_owner AND epoch = :fenced_epoch
+  FOR SHARE OF lease
+), before AS MATERIALIZED (
+  SELECT phase, proof FROM brokerd.links WHERE account_id = :fenced_account
+), news AS MATERIALIZED (
+  SELECT 1 AS turn, 'link.changed' AS type, CAST(:link_payload AS jsonb) AS payload
+  WHERE NOT EXISTS (SELECT 1 FROM before WHERE phase = :phase)
+  UNION ALL
+  SELECT 2, CAST(:proof_event AS text), CAST(:proof_payload AS jsonb)
+  WHERE CAST(:proof_event AS text) IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM before WHERE proof = :proof)
+), head AS (
+  INSERT INTO brokerd.heads AS h (account_id, account_seq, writes)
+  SELECT account_id, told.events, coalesce(known.writes, 0) + 1
+  FROM mine LEFT JOIN brokerd.heads AS known USING (account_id),
+    (SELECT count(*) AS events FROM news) AS told
+  WHERE told.events > 0
+  ON CONFLICT (account_id) DO UPDATE
+    SET account_seq = h.account_seq + excluded.account_seq, writes = excluded.writes
+    WHERE h.writes = excluded.writes - 1
+  RETURNING h.account_id, h.account_seq
+), fresh AS MATERIALIZED (
+  SELECT mine.* FROM mine
+  WHERE NOT EXISTS (SELECT 1 FROM news) OR EXISTS (SELECT 1 FROM head)
+), told AS (
+  INSERT INTO brokerd.events (generation, account_id, account_seq, link_id, user_id, type, payload)
+  SELECT (SELECT brokerd.feed_generation()), account_id,
+    account_seq + 1 - row_number() OVER (ORDER BY turn DESC) AS seq, link_id, user_id, type, payload
+  FROM fresh JOIN head USING (account_id), news
+  ORDER BY seq
 ), transition AS (
   INSERT INTO brokerd.link_transitions (account_id, at, phase, reason)
-  SELECT account_id, :since, :phase, :reason FROM mine
+  SELECT account_id, :since, :phase, :reason FROM fresh
   WHERE NOT EXISTS (SELECT 1 FROM before WHERE phase = :phase)
 ), stored AS (
   INSERT INTO brokerd.links (account_id, phase, reason, message, observed_generation, since,
     next_attempt_at, attempt, user_action, proof, proof_detail, proven_at)
   SELECT account_id, :phase, :reason, :message, :observed_generation, :since,
     :next_attempt_at, :attempt, :user_action, :proof, :proof_detail, :proven_at
-  FROM mine
+  FROM fresh
   ON CONFLICT (account_id) DO UPDATE SET
     phase = excluded.phase, reason = excluded.reason, message = excluded.message,
     observed_generation = excluded.observed_generation, since = excluded.since,
@@ -39,8 +71,9 @@ WITH mine AS (
     user_action = excluded.user_action, proof = excluded.proof,
     proof_detail = excluded.proof_detail, proven_at = excluded.proven_at
 )
-SELECT count(*) FROM mine
+SELECT (SELECT count(*) FROM mine) AS held, (SELECT count(*) FROM fresh) AS stored
 """)
+_STALE_ATTEMPTS = 5
 
 # The account's row is locked before the lease's, as whoever changes a spec locks them.
 _RECORD_MODES = sa.text("""
@@ -69,26 +102,15 @@ class PostgresLeases:
         self._release = _release(patience_seconds)
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
-        """Store the status, and the transition when the phase changed."""
-        async with self._database.statement() as connection:
-            stored = await connection.execute(
-                _REPORT,
-                {
-                    **_fence(fence),
-                    "phase": status.phase,
-                    "reason": status.reason,
-                    "message": status.message,
-                    "observed_generation": status.observed_generation,
-                    "since": status.since,
-                    "next_attempt_at": status.next_attempt_at,
-                    "attempt": status.attempt,
-                    "user_action": status.user_action,
-                    "proof": status.proof,
-                    "proof_detail": status.proof_detail,
-                    "proven_at": status.proven_at,
-                },
-            )
-        _require_held(stored.scalar_one())
+        """Store the status; when the phase or the proof changed, tell of it too."""
+        values = _report(fence, status)
+        for _ in range(_STALE_ATTEMPTS):
+            async with self._database.statement() as connection:
+                answer = (await connection.execute(_REPORT, values)).one()
+            _require_held(answer.held)
+            if answer.stored:
+                return
+        raise StoreUnavailable("other writes of the same account do not come to an end")
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
         """Give the slot back; the link queues again once the delay passed."""
@@ -157,6 +179,26 @@ def _release(patience_seconds: Mapping[Priority, float]) -> sa.Update:
 
 def _interval(seconds: sa.ColumnElement[float]) -> sa.ColumnElement[object]:
     return sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _report(fence: Fence, status: LinkStatus) -> Mapping[str, object]:
+    return {
+        **_fence(fence),
+        "phase": status.phase,
+        "reason": status.reason,
+        "message": status.message,
+        "observed_generation": status.observed_generation,
+        "since": status.since,
+        "next_attempt_at": status.next_attempt_at,
+        "attempt": status.attempt,
+        "user_action": status.user_action,
+        "proof": status.proof,
+        "proof_detail": status.proof_detail,
+        "proven_at": status.proven_at,
+        "link_payload": link_payload(status),
+        "proof_event": proof_event(status.proof),
+        "proof_payload": proof_payload(status),
+    }
 
 
 def _fence(fence: Fence) -> dict[str, int]:

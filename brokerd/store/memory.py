@@ -118,8 +118,10 @@ class EventRow:
     link_id: LinkId
     user_id: UserId
     type: str
-    deal_id: DealId
-    revision: int
+    deal_id: DealId | None
+    revision: int | None
+    payload: str
+    created_at: datetime
 
 
 @dataclass(slots=True, kw_only=True)
