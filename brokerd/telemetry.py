@@ -12,6 +12,8 @@ from structlog.tracebacks import ExceptionDictTransformer
 from brokerd.domain import Phase, Source
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+FEED_HOLDERS = ("brokerd", "other", "prepared")
+"""Whose open transactions may keep the feed waiting."""
 _NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
 
 
@@ -146,6 +148,12 @@ class Metrics:
         self.db_failures = Counter(
             "brokerd_db_failures", "Failed database calls.", ["code"], registry=registry
         )
+        self.replica_lag = Gauge(
+            "brokerd_replica_lag_seconds", "Age of what the replica shows.", registry=registry
+        )
+        self.replica_fallbacks = Counter(
+            "brokerd_replica_fallbacks", "Reads the primary had to answer.", registry=registry
+        )
         self.fenced = Counter(
             "brokerd_fenced_writes", "Writes refused by the fence.", registry=registry
         )
@@ -166,6 +174,27 @@ class Metrics:
             "Redis calls that failed and were done without.",
             registry=registry,
         )
+        self.events_days_ahead = Gauge(
+            "brokerd_events_days_ahead", "Days the feed has room for.", registry=registry
+        )
+        self.feed_stall = Gauge(
+            "brokerd_feed_stall_seconds",
+            "Age of the oldest committed event that readers must wait for.",
+            registry=registry,
+        )
+        self.feed_holder_age = Gauge(
+            "brokerd_feed_holder_age_seconds",
+            "Oldest transaction that readers wait for, by whose it is.",
+            ["holder"],
+            registry=registry,
+        )
+        self.feed_events = Counter(
+            "brokerd_feed_events", "Events read for subscribers.", registry=registry
+        )
+        self.sse_clients = Gauge("brokerd_sse_clients", "Open event streams.", registry=registry)
+        self.sse_dropped = Counter(
+            "brokerd_sse_dropped", "Event streams cut for reading too slowly.", registry=registry
+        )
         self.build = Gauge("brokerd_build_info", "Always 1.", ["version", "sdk"], registry=registry)
         self._create_series()
 
@@ -181,5 +210,7 @@ class Metrics:
             self.time_to_live.labels(cause=cause)
         for state in ("ready", "backoff"):
             self.queue_length.labels(state=state)
+        for holder in FEED_HOLDERS:
+            self.feed_holder_age.labels(holder=holder)
         for verdict in ("proven", "mismatch", "unknown"):
             self.proofs.labels(verdict=verdict)

@@ -98,14 +98,18 @@ class LedgerSettings:
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
     retry_ceiling_seconds: float = 5.0  # between attempts while Postgres is away
+    events_retention_days: int = 14  # how far behind a reader of the feed may be
+    feed_poll_seconds: float = 0.25  # between two looks for events of other nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
-    """Where Postgres is. `url` is a libpq URI and may hold a password, hence a secret."""
+    """Where Postgres is. The URLs are libpq URIs and may hold passwords, hence secrets."""
 
     url: Secret
+    read_url: Secret | None = None  # a replica for reads of the API; the primary without one
     pool_size: int = 20
+    read_pool_size: int = 10
     acquire_seconds: float = 2.0
     idle_seconds: float = 30.0
     lifetime_seconds: float = 1_800.0
@@ -128,6 +132,8 @@ class ApiSettings:
     key: Secret
     host: str = "127.0.0.1"
     port: int = 8787
+    max_streams: int = 5_000  # event streams at once; more are refused
+    stream_buffer_bytes: int = 262_144  # per event stream; one that reads slower is cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
