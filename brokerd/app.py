@@ -19,8 +19,7 @@ from brokerd.api.app import Routes, create_app
 from brokerd.api.hints import Hints, LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.postgres import PostgresRegistry
-from brokerd.api.postgres_deals import PostgresDealReader
-from brokerd.api.postgres_totals import PostgresTotalsReader
+from brokerd.api.postgres_reads import postgres_reads
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.redis import BestEffort, RedisHints, RedisSnapshots, namespace_of, open_redis
@@ -51,6 +50,7 @@ from brokerd.pool.slots import SlotPorts
 from brokerd.queue.postgres import PostgresQueue
 from brokerd.store.engine import Database, open_database
 from brokerd.store.migrate import check
+from brokerd.store.replica import open_replica
 from brokerd.telemetry import Metrics, configure_logging
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -70,6 +70,7 @@ class _Base:
     random: Random
     metrics: Metrics
     database: Database
+    read_database: Database | None
     redis: BestEffort | None
 
 
@@ -150,6 +151,9 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             metrics=metrics,
             database=await stack.enter_async_context(
                 open_database(settings.database, metrics=metrics)
+            ),
+            read_database=await stack.enter_async_context(
+                open_replica(settings.database, metrics=metrics)
             ),
             redis=await _open_redis(stack, settings=settings, metrics=metrics),
         )
@@ -312,17 +316,34 @@ def _routes(
     hints: Hints,
     readiness: Readiness,
 ) -> Routes:
+    def registry_of(database: Database) -> PostgresRegistry:
+        if database is base.database:
+            return registry  # whose cached standing forgets what clients changed
+        return PostgresRegistry(database, settings=base.settings.queue, clock=base.clock)
+
+    reads = postgres_reads(
+        base.database,
+        copy=base.read_database,
+        registry=registry_of,
+        clock=base.clock,
+        metrics=base.metrics,
+    )
     return Routes(
         links=LinkRoutes(
             registry=registry,
+            pages=reads.links,
             snapshots=snapshots,
             hints=hints,
             clock=base.clock,
             tokens=frozenset(base.settings.metaapi.tokens),
         ),
-        deals=DealRoutes(reader=PostgresDealReader(base.database)),
-        totals=TotalsRoutes(reader=PostgresTotalsReader(base.database)),
-        probes=ProbeRoutes(readiness=readiness, metrics=base.metrics.registry),
+        deals=DealRoutes(reads=reads.deals),
+        totals=TotalsRoutes(reads=reads.totals),
+        probes=ProbeRoutes(
+            readiness=readiness,
+            metrics=base.metrics.registry,
+            sampled=[] if reads.replica is None else [reads.replica],
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from brokerd.api.cursor import read_link_cursor
 from brokerd.api.hints import Hints
 from brokerd.api.ports import Registry
 from brokerd.api.query import Query
+from brokerd.api.replica import Reads
 from brokerd.api.snapshots import Snapshot, Snapshots, aged
 from brokerd.api.validation import Invalid, Limits, Unreadable, Violation, check_id, read_spec
 from brokerd.api.views import etag, link_body, links_page
@@ -33,6 +34,7 @@ class LinkRoutes:
     """The handlers of /v1/links; `tokens` are the names a spec may use."""
 
     registry: Registry
+    pages: Reads[Registry]
     snapshots: Snapshots
     hints: Hints
     clock: Clock
@@ -71,13 +73,15 @@ class LinkRoutes:
         query = Query(request.scope["query_string"], known=_PAGE_PARAMETERS)
         user_id, after, limit = query.id("user"), query.text("after"), query.limit()
         query.check()
-        records = await self.registry.page(
-            user_id=None if user_id is None else UserId(user_id),
-            after=None if after is None else read_link_cursor(after),
-            limit=limit,
+        behind = None if after is None else read_link_cursor(after)
+        answered = await self.pages.read(
+            lambda registry: registry.page(
+                user_id=None if user_id is None else UserId(user_id), after=behind, limit=limit
+            )
         )
-        page = links_page(records, limit=limit)
-        return json_answer(page, headers=next_link(query, "/v1/links", page.next))
+        page = links_page(answered.value, limit=limit)
+        headers = {**answered.headers, **next_link(query, "/v1/links", page.next)}
+        return json_answer(page, headers=headers)
 
     async def delete(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Ask a link to end; GET shows it until its owner has drained it."""

@@ -22,6 +22,7 @@ from brokerd.api.bodies import (
     TotalsBody,
 )
 from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE
+from brokerd.api.replica import LAG_HEADER
 
 Json = Mapping[str, object]
 
@@ -135,7 +136,7 @@ def _list_links() -> Json:
     return _guarded(
         "list_links",
         "Show links in the order of their ids.",
-        answers={200: _answer("A page.", "LinksBody", headers=("Link",))},
+        answers={200: _answer("A page.", "LinksBody", headers=("Link", LAG_HEADER))},
         problems=(401, 422, 503),
         parameters=[
             _parameter("user", _ID, place="query", text="Only links of this user."),
@@ -149,7 +150,7 @@ def _list_deals() -> Json:
     return _guarded(
         "list_deals",
         "Show deals of exactly one of `link` and `user`, in the order of their time.",
-        answers={200: _answer("A page.", "DealsBody", headers=("Link",))},
+        answers={200: _answer("A page.", "DealsBody", headers=("Link", LAG_HEADER))},
         problems=(401, 422, 503),
         parameters=[
             _parameter("link", _ID, place="query", text="Also of a deleted link."),
@@ -169,7 +170,7 @@ def _list_totals() -> Json:
     return _guarded(
         "list_totals",
         "Sum up the deals of exactly one of `link` and `user` by account and UTC day.",
-        answers={200: _answer("A page.", "TotalsBody", headers=("Link",))},
+        answers={200: _answer("A page.", "TotalsBody", headers=("Link", LAG_HEADER))},
         problems=(401, 422, 503),
         parameters=[
             _parameter("link", _ID, place="query", text="Also of a deleted link."),

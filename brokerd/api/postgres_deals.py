@@ -10,7 +10,7 @@ from brokerd.domain import AccountId, Deal, DealId, LinkId, Source, UserId
 from brokerd.store.engine import Database
 from brokerd.store.tables import accounts, deals
 
-# Literals, not parameters: the planner must see that the indexes of cash deals may serve.
+# Literals: so the planner sees, however the statement is prepared, that the indexes of cash serve.
 _IS_TRADE = deals.c.type.in_(
     [sa.literal_column("'DEAL_TYPE_BUY'"), sa.literal_column("'DEAL_TYPE_SELL'")]
 )

@@ -36,6 +36,7 @@ _MAY_BE_ZERO = frozenset(
     }
 )
 _LEVELS = ("debug", "info", "warning", "error")
+_POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _KEY_CHARACTERS = 16
 _PORT_LIMIT = 65_535
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -163,7 +164,9 @@ def _stores(settings: Settings) -> Iterator[str]:
         ("database.lifetime_seconds", settings.database.lifetime_seconds),
         why="a connection cannot be idle longer than it lives",
     )
-    yield from _scheme("database.url", settings.database.url, ("postgresql://", "postgres://"))
+    yield from _scheme("database.url", settings.database.url, _POSTGRES_SCHEMES)
+    if settings.database.read_url is not None:
+        yield from _scheme("database.read_url", settings.database.read_url, _POSTGRES_SCHEMES)
     if settings.redis.url is not None:
         schemes = ("redis://", "rediss://", "unix://")
         yield from _scheme("redis.url", settings.redis.url, schemes)

@@ -65,12 +65,12 @@ _UNAVAILABLE = (
 )
 
 
-def conninfo(url: Secret) -> str:
+def conninfo(url: Secret, *, key: str = "database.url") -> str:
     """Reveal a libpq URI that parses; a message about one that does not would quote it."""
     try:
         return psycopg.conninfo.make_conninfo(url.reveal())
     except psycopg.ProgrammingError:
-        raise ConfigInvalid(["database.url: libpq cannot read it"]) from None
+        raise ConfigInvalid([f"{key}: libpq cannot read it"]) from None
 
 
 def unavailability(error: BaseException | None) -> str | None:

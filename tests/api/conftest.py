@@ -17,6 +17,7 @@ from brokerd.api.memory_deals import MemoryDealReader
 from brokerd.api.memory_totals import MemoryTotalsReader
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
+from brokerd.api.replica import Copy, Reads
 from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
@@ -87,23 +88,33 @@ class Api:
         self.state.leases[account_id] = replace(self.state.leases[account_id], owner=None)
 
 
-def make_api(state, *, max_length=100, snapshots=None, hints=None):
+def make_api(state, *, max_length=100, snapshots=None, hints=None, replica=None):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
     metrics, wake = Metrics(CollectorRegistry()), asyncio.Event()
     readiness = Readiness(registry, clock=state.clock)
     readiness.enter(READY)
+
+    def reads(reader):
+        copy = None if replica is None else Copy(reader=reader, replica=replica)
+        return Reads(primary=reader, copy=copy)
+
     routes = Routes(
         links=LinkRoutes(
             registry=registry,
+            pages=reads(registry),
             snapshots=snapshots or NoSnapshots(),
             hints=hints or LocalHints(wake),
             clock=state.clock,
             tokens=frozenset({"main"}),
         ),
-        deals=DealRoutes(reader=MemoryDealReader(state)),
-        totals=TotalsRoutes(reader=MemoryTotalsReader(state)),
-        probes=ProbeRoutes(readiness=readiness, metrics=metrics.registry),
+        deals=DealRoutes(reads=reads(MemoryDealReader(state))),
+        totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
+        probes=ProbeRoutes(
+            readiness=readiness,
+            metrics=metrics.registry,
+            sampled=[] if replica is None else [replica],
+        ),
     )
     app = create_app(routes, key=Secret(KEY), metrics=metrics)
     client = httpx.AsyncClient(

@@ -22,6 +22,7 @@ _WITHOUT_DEFAULT = {
     "metaapi.client_url",
     "metaapi.stream_url",
     "database.url",
+    "database.read_url",
     "api.key",
     "redis.url",
 }
@@ -33,6 +34,7 @@ def credentials(tmp_path: Path) -> dict[str, str]:
     secrets = {
         "metaapi-main": "token-of-the-test",
         "database-url": "postgresql://brokerd:hunter2@localhost/brokerd",
+        "database-read-url": "postgresql://brokerd:hunter2@replica/brokerd",
         "api-key": "0123456789abcdef",
         "redis-url": "redis://localhost",
     }
