@@ -129,6 +129,17 @@ def _check_unchanged(put: Put, named: Registered) -> None:
             f"link {put.link_id} belongs to another user, which cannot change: its deals carry the "
             "user; delete the link and register it again"
         )
+    _check_history(put, named)
+
+
+def _check_history(put: Put, existing: Registered) -> None:
+    """Keep where the history starts: windows and proofs of the ledger rest on it."""
+    if put.spec.sync_from != existing.spec.sync_from:
+        start = existing.spec.sync_from
+        shown = "null" if start is None else start.isoformat()
+        raise Conflict(
+            f"the ledger of this account was begun with syncFrom {shown}, which cannot change"
+        )
 
 
 def _check_free(put: Put, identified: Registered) -> None:
@@ -136,6 +147,7 @@ def _check_free(put: Put, identified: Registered) -> None:
         raise Conflict(f"the identity is taken by link {identified.link_id}")
     if identified.is_owned and identified.link_id != put.link_id:
         raise Conflict(f"link {identified.link_id} of this identity still drains; try again soon")
+    _check_history(put, identified)
 
 
 def _replaced(

@@ -45,23 +45,42 @@ def compare(
     if totals.unmapped_types:
         names = ", ".join(sorted(totals.unmapped_types))
         return Finding(proof=Proof.UNKNOWN, detail=f"deal types of unknown book: {names}")
-    digits = after.currency_digits
-    if digits is None:
-        digits = _DIGITS.get(after.currency.upper())
-    if digits is None:
+    found = difference(after, totals)
+    if found is None:
         return Finding(proof=Proof.UNKNOWN, detail=f"unknown precision of {after.currency}")
-    balance = _round(after.balance, digits) - _round(totals.balance, digits)
-    credit = _round(after.credit, digits) - _round(totals.credit, digits)
-    if balance or credit:
-        return Finding(
-            proof=Proof.MISMATCH,
-            detail=f"broker minus ledger: balance {balance:f}, credit {credit:f} {after.currency}",
-        )
-    return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals")
+    if found.is_none:
+        return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals")
+    return Finding(
+        proof=Proof.MISMATCH,
+        detail=f"broker minus ledger: balance {found.balance:f}, credit {found.credit:f} "
+        f"{after.currency}",
+    )
 
 
-def _round(amount: Decimal, digits: int) -> Decimal:
-    return round(amount, digits)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Broker minus ledger, both rounded to what the currency can hold."""
+
+    balance: Decimal
+    credit: Decimal
+
+    @property
+    def is_none(self) -> bool:
+        """Say whether broker and ledger agree."""
+        return not (self.balance or self.credit)
+
+
+def difference(seen: AccountInformation, totals: Totals) -> Difference | None:
+    """Subtract the ledger's sums from the broker's; None when the currency's digits are unknown."""
+    digits = seen.currency_digits
+    if digits is None:
+        digits = _DIGITS.get(seen.currency.upper())
+    if digits is None:
+        return None
+    return Difference(
+        balance=round(seen.balance, digits) - round(totals.balance, digits),
+        credit=round(seen.credit, digits) - round(totals.credit, digits),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

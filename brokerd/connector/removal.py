@@ -6,11 +6,12 @@ when the broker's balance and credit equal the ledger without it (design.md 7).
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from brokerd.connector.ports import AccountInformation, HeldDeal
+from brokerd.connector.proof import difference
 from brokerd.domain import Book, DealId, Totals
 
 ABSENCES_NEEDED = 3
@@ -67,4 +68,7 @@ def is_proven_without(seen: AccountInformation, totals: Totals, gone: Collection
         return False
     balance = sum((deal.amount for deal in gone if deal.book is Book.BALANCE), Decimal(0))
     credit = sum((deal.amount for deal in gone if deal.book is Book.CREDIT), Decimal(0))
-    return seen.balance == totals.balance - balance and seen.credit == totals.credit - credit
+    found = difference(
+        seen, replace(totals, balance=totals.balance - balance, credit=totals.credit - credit)
+    )
+    return found is not None and found.is_none

@@ -90,3 +90,10 @@ def test_an_unmapped_type_vouches_for_nothing():
     """Without a full sum there is no proof of absence."""
     odd = replace(TOTALS, unmapped_types=frozenset({"DEAL_TYPE_BONUS"}))
     assert not is_proven_without(READING, odd, GONE)
+
+
+def test_sums_are_compared_as_the_currency_holds_them():
+    """Dust below a cent in the ledger's sum does not keep a removed deal for ever."""
+    dusty = replace(TOTALS, balance=Decimal("100.001"))
+    assert is_proven_without(READING, dusty, GONE)
+    assert not is_proven_without(replace(READING, currency_digits=3), dusty, GONE)

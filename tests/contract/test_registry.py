@@ -253,6 +253,18 @@ async def test_a_user_is_immutable(rig):
         await rig.put(A, spec(user_id=UserId("u-18")))
 
 
+async def test_where_the_history_starts_cannot_change(rig):
+    """The ledger's windows and proofs rest on syncFrom: not while it lives, not afterwards."""
+    await rig.put(A)
+    for start in (None, datetime(2023, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)):
+        with pytest.raises(Conflict, match="begun with syncFrom 2024-01-01"):
+            await rig.put(A, spec(sync_from=start))
+    assert await rig.registry.delete(A)
+    with pytest.raises(Conflict, match="begun with syncFrom 2024-01-01"):
+        await rig.put(B, spec(sync_from=None))
+    assert (await rig.put(B)).is_new
+
+
 async def test_preconditions(rig):
     """If-Match lets only the generation named pass, If-None-Match only what is new."""
     with pytest.raises(StaleVersion):
