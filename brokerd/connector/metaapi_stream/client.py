@@ -124,6 +124,7 @@ class StreamClient:
                 accounts.pop(account_id, None)
             self._listeners.pop(account_id, None)
             self._high.discard(account_id)
+            overrides.give_turns_back(self._ws, account_id)
 
     async def close(self) -> None:
         """End everything in bounded time; never raises."""

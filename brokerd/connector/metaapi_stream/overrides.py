@@ -318,6 +318,21 @@ def forget_old_hashes(ws: MetaApiWebsocketClient, clock: Clock) -> None:
     _replace(ws, "_clear_inactive_sync_data_job", clear_inactive_sync_data_job)
 
 
+def give_turns_back(ws: MetaApiWebsocketClient, account_id: str) -> None:
+    """B33: an account that left neither holds a turn to synchronize nor waits for one.
+
+    A socket lets a tenth of its accounts synchronize at a time. The SDK frees the turn of one that
+    left after 20 s, and then gives it to the next that has left: of few links none gets on.
+    """
+    for by_number in ws._socket_instances.values():
+        for instances in by_number.values():
+            for instance in instances:
+                throttler = instance["synchronizationThrottler"]
+                for sync, of in list(throttler._accounts_by_synchronization_ids.items()):
+                    if of["accountId"] == account_id:
+                        throttler.remove_synchronization_id(sync)
+
+
 async def _run_guarded(event: Event, label: str) -> None:
     """Run an event; log what it raises, and stop only when this task itself is cancelled."""
     try:

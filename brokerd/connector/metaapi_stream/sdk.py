@@ -69,7 +69,11 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "is_subscription_active",
         "unsubscribe",
     ),
-    SynchronizationThrottler: ("stop",),
+    SynchronizationThrottler: (
+        "_accounts_by_synchronization_ids",
+        "remove_synchronization_id",
+        "stop",
+    ),
     LatencyService: ("_latency_cache", "_refresh_latency"),
     DomainClient: ("_http_client", "_update_domain"),
     HttpClient: ("_make_request",),
