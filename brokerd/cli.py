@@ -58,14 +58,25 @@ def check_config(config: _Config = None) -> None:
 
 
 @cli.command()
-def migrate(config: _Config = None) -> None:
+def migrate(
+    config: _Config = None,
+    *,
+    reader_role: Annotated[
+        str | None,
+        typer.Option(help="An existing role that may then read one user's ledger at a time."),
+    ] = None,
+) -> None:
     """Bring the database to the schema of this version."""
     with _failures_explained():
         settings = load(config, environ=os.environ)
         from brokerd.store.migrate import upgrade  # noqa: PLC0415  # see the module's docstring
+        from brokerd.store.readers import allow_reader  # noqa: PLC0415  # as above
 
         asyncio.run(upgrade(settings.database.url))
         typer.echo("the database is up to date")
+        if reader_role is not None:
+            asyncio.run(allow_reader(settings.database.url, reader_role))
+            typer.echo(f"{reader_role} reads what brokerd.user_id names")
 
 
 @cli.command()
