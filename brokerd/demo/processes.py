@@ -41,6 +41,7 @@ class Program(Server):
                 stop_signal=signal.SIGTERM,
                 death_signal=signal.SIGKILL,
                 is_ready=self._has_greeted,
+                attempts=1,
             ),
             folder=folder,
         )

@@ -46,6 +46,7 @@ class Figures:
     seconds: float
     live: int
     queued: int
+    queue_positions: Sequence[int]
     max_live_seen: int
     reconnects: int
     faults: Mapping[str, int]
@@ -64,6 +65,7 @@ class Report:
     seconds: float
     live: int
     queued: int
+    queue_positions: Sequence[int]
     max_live_seen: int
     deals_truth: int
     deals_ledger: int
@@ -92,6 +94,7 @@ def make_report(
         seconds=round(figures.seconds, 1),
         live=figures.live,
         queued=figures.queued,
+        queue_positions=tuple(figures.queue_positions),
         max_live_seen=figures.max_live_seen,
         deals_truth=found.deals_truth,
         deals_ledger=found.deals_ledger,

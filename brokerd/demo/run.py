@@ -128,6 +128,7 @@ class Demo:
             seconds=seconds,
             live=watcher.count(Phase.LIVE),
             queued=watcher.count(Phase.QUEUED),
+            queue_positions=watcher.queue_positions,
         )
 
     async def _truth(self) -> dict[str, AccountTruth]:

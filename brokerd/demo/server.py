@@ -18,7 +18,6 @@ from brokerd.errors import EngineFailed
 
 _POLL_SECONDS = 0.01
 _START_SECONDS = 15.0
-_ATTEMPTS = 20  # a killed predecessor's last processes may hold its lock for some seconds
 _RETRY_SECONDS = 0.25
 _STOP_SECONDS = 15.0
 _LOG_TAIL_LINES = 5
@@ -31,7 +30,8 @@ class Recipe:
 
     `stop_signal` asks for an orderly end, from us and from the kernel when we die, unless that one
     has a `death_signal` of its own. `is_ready` gets the child's pid, so that another server's
-    answer is never taken for ours.
+    answer is never taken for ours. One that ends before it is ready is tried again, `attempts`
+    times in all: a killed predecessor's last processes may hold its lock for some seconds.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Recipe:
     stop_signal: signal.Signals
     is_ready: Callable[[int], Awaitable[bool]]
     death_signal: signal.Signals | None = None
+    attempts: int = 20
 
 
 class Server:
@@ -62,7 +63,7 @@ class Server:
             raise EngineFailed(f"{self._recipe.name} runs already")
         try:
             async with asyncio.timeout(_START_SECONDS):
-                for _ in range(_ATTEMPTS):
+                for _ in range(self._recipe.attempts):
                     if await self._attempt():
                         return
                     await asyncio.sleep(_RETRY_SECONDS)

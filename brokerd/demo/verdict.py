@@ -19,6 +19,7 @@ class Freeze:
     seconds: float
     live: int
     queued: int
+    queue_positions: list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ async def judge(
         seconds=freeze.seconds,
         live=freeze.live,
         queued=freeze.queued,
+        queue_positions=freeze.queue_positions,
         max_live_seen=peak(live_spans(transitions, until=outcome.at)),
         reconnects=comebacks(before),
         faults=outcome.faults,

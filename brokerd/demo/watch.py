@@ -49,6 +49,11 @@ class Watcher:
         """Return how many links were in this phase."""
         return len(self.accounts_in(phase))
 
+    @property
+    def queue_positions(self) -> list[int]:
+        """Return the positions that the waiting links were told."""
+        return sorted(link.status.queue.position for link in self.links if link.status.queue)
+
     async def look(self, stage: str) -> None:
         """Look again if it is time; raises `EngineFailed` when a program has ended."""
         self._stage.check()

@@ -15,6 +15,7 @@ CLEAN = Report(
     seconds=30.0,
     live=10,
     queued=15,
+    queue_positions=tuple(range(1, 16)),
     max_live_seen=10,
     deals_truth=1_400,
     deals_ledger=1_400,

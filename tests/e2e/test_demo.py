@@ -1,0 +1,176 @@
+"""The whole of brokerd from nothing, as a newcomer runs it."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from brokerd.sandbox.faults import FaultKind
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+NOTHING_WRONG = {
+    "missing": 0,
+    "invented": 0,
+    "duplicated": 0,
+    "different": 0,
+    "balances_different": 0,
+    "stragglers": [],
+}
+
+
+@asynccontextmanager
+async def started_demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a demo whose folders lie in `folder`; it is killed if the block leaves it running."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "brokerd", "demo", *arguments),
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def played_demo(folder: Path, *arguments: str) -> dict:
+    """Run a demo to its end; return its report, which must be clean."""
+    async with started_demo(folder, *arguments, "--json") as process:
+        output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode() + output.decode()
+    return json.loads(output)
+
+
+def survivors(folder: Path) -> list[str]:
+    """Return the command lines of processes that have to do with the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            places = command + str((entry / "cwd").readlink())
+            places += "".join(str(fd.readlink()) for fd in (entry / "fd").iterdir())
+        except OSError:
+            continue
+        if str(folder) in places and entry.name != str(os.getpid()):
+            found.append(command)
+    return found
+
+
+def left_in(folder: Path) -> list[Path]:
+    """Return what lies in the folder."""
+    return list(folder.iterdir())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a temporary folder that the engines' user can enter, with a path short enough."""
+    path = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))
+    path.chmod(0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
+async def until_nothing_is_left(folder: Path) -> None:
+    """Wait until no process has to do with the folder."""
+    try:
+        async with asyncio.timeout(15):
+            while survivors(folder):  # noqa: ASYNC110  # the kernel tells nobody
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(survivors(folder)) from None
+
+
+async def until_said(process: asyncio.subprocess.Process, word: bytes) -> None:
+    """Read what a demo says until the word comes."""
+    async with asyncio.timeout(60):
+        while word not in (line := await process.stderr.readline()):
+            assert line, "the demo ended before"
+
+
+async def test_from_nothing_to_a_proven_ledger(folder: Path) -> None:
+    """Every account live and proven, the deals by the stream, and nothing left behind."""
+    report = await played_demo(folder, "--accounts", "6", "--seconds", "8")
+    assert report.items() >= NOTHING_WRONG.items()
+    assert (report["live"], report["queued"], report["balance_proven"]) == (6, 0, 6)
+    assert report["deals_truth"] == report["deals_ledger"] > 6 * 50
+    seen = report["first_seen_by"]
+    assert seen["stream"] > 0
+    assert seen["stream"] >= 0.95 * (seen["stream"] + seen["pull"])
+    assert report["deal_to_commit_ms"]["p50"] < 1_000
+    assert left_in(folder) == []
+    assert survivors(folder) == []
+
+
+async def test_few_slots_serve_all(folder: Path) -> None:
+    """Two slots, six accounts: four wait with positions, none is lost, never are three live."""
+    report = await played_demo(folder, "--accounts", "6", "--max-links", "2", "--seconds", "5")
+    assert report.items() >= NOTHING_WRONG.items()
+    assert (report["queued"], report["queue_positions"]) == (4, [1, 2, 3, 4])
+    assert 0 < report["max_live_seen"] <= 2
+    assert report["balance_proven"] == 6
+
+
+async def test_every_fault_is_survived(folder: Path) -> None:
+    """Each kind strikes, and the ledger is the truth all the same."""
+    report = await played_demo(folder, "--accounts", "6", "--seconds", "20", "--chaos")
+    assert report.items() >= NOTHING_WRONG.items()
+    assert report["balance_proven"] == 6
+    assert all(report["faults"][kind] > 0 for kind in FaultKind)
+
+
+async def test_an_interrupt_ends_the_run_in_order(folder: Path) -> None:
+    """Ctrl-C is how a demo without an end is ended: it settles and reports."""
+    async with started_demo(folder, "--accounts", "3", "--json") as process:
+        await until_said(process, b"live 3")
+        process.send_signal(signal.SIGINT)
+        output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert json.loads(output)["balance_proven"] == 3
+    assert left_in(folder) == []
+
+
+@pytest.mark.parametrize("delay_seconds", [0.7, 1.5, 2.5])
+async def test_an_interrupt_while_it_starts_ends_it_at_once(
+    folder: Path, delay_seconds: float
+) -> None:
+    """Engines half up, schema half made: everything goes."""
+    async with started_demo(folder, "--accounts", "3") as process:
+        await until_said(process, b"starting")
+        await asyncio.sleep(delay_seconds - 0.6)
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    assert process.returncode in {0, 130}, "0 when it was quicker than the signal"
+    assert bool(output) is (process.returncode == 0)
+    assert left_in(folder) == []
+    assert survivors(folder) == []
+
+
+async def test_a_killed_demo_leaves_nothing_running(folder: Path) -> None:
+    """SIGKILL while all is up: daemon, sandbox and engines die with it; the next run sweeps."""
+    async with started_demo(folder, "--accounts", "3") as process:
+        await until_said(process, b"live 3")
+        assert len(survivors(folder)) > 3
+        process.kill()
+        await process.wait()
+    await until_nothing_is_left(folder)
+    await played_demo(folder, "--accounts", "1", "--seconds", "1")
+    assert left_in(folder) == []
+
+
+async def test_two_demos_at_once_do_not_meet(folder: Path) -> None:
+    """Neither ports nor folders are shared."""
+    reports = await asyncio.gather(
+        *(played_demo(folder, "--accounts", "2", "--seconds", "4") for _ in range(2))
+    )
+    assert [report["balance_proven"] for report in reports] == [2, 2]
