@@ -342,7 +342,7 @@ def _routes(
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=base.metrics.registry,
-            sampled=[] if reads.replica is None else [reads.replica],
+            sampled=reads.sampled,
         ),
     )
 

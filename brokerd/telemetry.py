@@ -148,6 +148,18 @@ class Metrics:
         self.db_failures = Counter(
             "brokerd_db_failures", "Failed database calls.", ["code"], registry=registry
         )
+        self.table_bytes = Gauge(
+            "brokerd_db_table_bytes", "Size with indexes.", ["table"], registry=registry
+        )
+        self.statement_seconds = Gauge(
+            "brokerd_db_statement_seconds",
+            "What the dearest statements took since pg_stat_statements was reset.",
+            ["queryid"],
+            registry=registry,
+        )
+        self.statement_calls = Gauge(
+            "brokerd_db_statement_calls", "How often they ran.", ["queryid"], registry=registry
+        )
         self.replica_lag = Gauge(
             "brokerd_replica_lag_seconds", "Age of what the replica shows.", registry=registry
         )

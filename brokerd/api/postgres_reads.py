@@ -1,6 +1,6 @@
-"""The readers of lists over Postgres: of the primary, and of the replica where there is one."""
+"""The readers of lists over Postgres and over its replica, and what to sample of both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -8,10 +8,12 @@ from typing import TypeVar
 from brokerd.api.ports import DealReader, Registry, TotalsReader
 from brokerd.api.postgres_deals import PostgresDealReader
 from brokerd.api.postgres_totals import PostgresTotalsReader
+from brokerd.api.reads import Sampled
 from brokerd.api.replica import Copy, Reads, Replica
 from brokerd.clock import Clock
 from brokerd.store.engine import Database
 from brokerd.store.replica import lag_seconds
+from brokerd.store.statistics import DatabaseStatistics
 from brokerd.telemetry import Metrics
 
 R = TypeVar("R")
@@ -19,12 +21,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresReads:
-    """One way to read for each kind of list; `replica` is whose lag to watch."""
+    """One way to read for each kind of list; `sampled` are the metrics that a scrape asks for."""
 
     links: Reads[Registry]
     deals: Reads[DealReader]
     totals: Reads[TotalsReader]
-    replica: Replica | None
+    sampled: Sequence[Sampled]
 
 
 def postgres_reads(
@@ -37,6 +39,7 @@ def postgres_reads(
 ) -> PostgresReads:
     """Build the readers; `copy` is the replica's pool."""
     replica = None
+    statistics = DatabaseStatistics(database, clock=clock, metrics=metrics)
     if copy is not None:
         replica = Replica(partial(lag_seconds, copy), clock=clock, metrics=metrics)
 
@@ -50,5 +53,5 @@ def postgres_reads(
         links=reads(registry),
         deals=reads(PostgresDealReader),
         totals=reads(PostgresTotalsReader),
-        replica=replica,
+        sampled=[statistics] if replica is None else [statistics, replica],
     )
