@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,6 +16,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from brokerd.api.app import Routes, create_app
+from brokerd.api.events import EventRoutes
+from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints, LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.postgres import PostgresRegistry
@@ -39,7 +41,10 @@ from brokerd.domain import Claim, Incarnation
 from brokerd.errors import BrokerdError, StoreUnavailable, leaves
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
+from brokerd.ledger.feed_watch import FeedWatch
+from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.postgres import PostgresLedgerStore
+from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.ledger.writer import Writer
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.heartbeat import Heartbeat
@@ -72,6 +77,7 @@ class _Base:
     database: Database
     read_database: Database | None
     redis: BestEffort | None
+    feed: Feed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,8 @@ class Node:
     stream: MetaApiStream
     manager: Manager
     hints: RedisHints | None
+    feed: Feed
+    upkeep: Sequence[Partitions | FeedWatch]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog
@@ -144,25 +152,30 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
     await check(settings.database.url)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(settings.api))
+        database = await stack.enter_async_context(
+            open_database(settings.database, metrics=metrics)
+        )
         base = _Base(
             settings=settings,
             clock=SystemClock(),
             random=Random(),  # noqa: S311  # jitter, no secrets
             metrics=metrics,
-            database=await stack.enter_async_context(
-                open_database(settings.database, metrics=metrics)
-            ),
+            database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
             ),
             redis=await _open_redis(stack, settings=settings, metrics=metrics),
+            feed=_feed(settings, database, metrics=metrics),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
         )
+        partitions = _partitions(base)
+        await partitions.prepare()  # before anything can be written
         membership = await _register(base, PostgresNodes(base.database, heartbeats=heartbeats))
         http = await stack.enter_async_context(open_http(settings.metaapi))
-        yield _build(base, membership, http=http, listener=listener, notifier=notifier)
+        node = _build(base, membership, http=http, listener=listener, notifier=notifier)
+        yield replace(node, upkeep=(partitions, FeedWatch(base.database, metrics=metrics)))
 
 
 async def _open_redis(
@@ -203,7 +216,7 @@ def _build(
     settings, clock, metrics = base.settings, base.clock, base.metrics
     snapshots = _snapshots(base)
     writer = Writer(
-        PostgresLedgerStore(base.database),
+        PostgresLedgerStore(base.database, told=base.feed.wake),
         settings=settings.ledger,
         clock=clock,
         random=base.random,
@@ -237,6 +250,8 @@ def _build(
         stream=stream,
         manager=manager,
         hints=hints,
+        feed=base.feed,
+        upkeep=(),
         api=ApiServer(create_app(routes, key=settings.api.key, metrics=metrics), listener=listener),
         readiness=readiness,
         watchdog=Watchdog(
@@ -308,6 +323,28 @@ def _hints(base: _Base, manager: Manager) -> RedisHints | None:
     return RedisHints(base.redis, wake=manager.wake, namespace=namespace)
 
 
+def _partitions(base: _Base) -> Partitions:
+    return Partitions(
+        base.database,
+        retention_days=base.settings.ledger.events_retention_days,
+        clock=base.clock,
+        metrics=base.metrics,
+    )
+
+
+def _feed(settings: Settings, database: Database, *, metrics: Metrics) -> Feed:
+    return Feed(
+        PostgresFeedReader(database),
+        wake=asyncio.Event(),
+        limits=Limits(
+            max_streams=settings.api.max_streams,
+            buffer_bytes=settings.api.stream_buffer_bytes,
+            poll_seconds=settings.ledger.feed_poll_seconds,
+        ),
+        metrics=metrics,
+    )
+
+
 def _routes(
     base: _Base,
     *,
@@ -339,6 +376,7 @@ def _routes(
         ),
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),
+        events=EventRoutes(feed=base.feed, metrics=base.metrics),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=base.metrics.registry,
@@ -353,7 +391,8 @@ async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
     Raises (in a group) what a service died of: systemd starts us again.
     """
     services = (
-        node.writer, node.membership.heartbeat, node.manager, node.api, node.watchdog, node.hints
+        node.writer, node.membership.heartbeat, node.manager, node.api, node.watchdog, node.hints,
+        node.feed, *node.upkeep,
     )  # fmt: skip
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each.run(), name=each.name) for each in services if each]
@@ -393,4 +432,5 @@ async def _drain(node: Node) -> None:
             await node.stream.close()
     with suppress(StoreUnavailable):  # then others bury us after a lease of silence
         await node.membership.nodes.retire(node.membership.incarnation)
+    node.feed.stop()  # an open stream would keep the API from stopping
     node.api.stop()

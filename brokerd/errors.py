@@ -21,6 +21,7 @@ BrokerdError
 │   ├── Conflict              the registry refuses: identity taken or immutable
 │   │   └── StaleVersion          the link is not as the caller last saw it
 │   ├── QueueFull             queue.max_length is reached
+│   ├── TooManyStreams        api.max_streams is reached
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
 │   ├── CursorLost            the feed behind a cursor is gone; list again
 │   ├── BadDeal               a deal that cannot be stored as it stands
@@ -172,6 +173,12 @@ class QueueFull(Rejected):
     """As many links wait as `queue.max_length` allows."""
 
     code = "queue_full"
+
+
+class TooManyStreams(Rejected):
+    """As many event streams are open as `api.max_streams` allows."""
+
+    code = "too_many_streams"
 
 
 class CursorLost(Rejected):

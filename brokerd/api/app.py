@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 
 from brokerd.api.auth import KeyGuard
 from brokerd.api.bodies import ProblemBody, ViolationBody
+from brokerd.api.events import EventRoutes
 from brokerd.api.links import ApiRequest, LinkRoutes
 from brokerd.api.observed import Observed, request_id_here
 from brokerd.api.openapi import openapi_document
@@ -30,6 +31,7 @@ class Routes:
     links: LinkRoutes
     deals: DealRoutes
     totals: TotalsRoutes
+    events: EventRoutes
     probes: ProbeRoutes
 
 
@@ -46,6 +48,7 @@ def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
             get("/v1/links", guards=guards, name="list_links")(links.page),
             get("/v1/deals", guards=guards, name="list_deals")(deals.page),
             get("/v1/totals", guards=guards, name="list_totals")(routes.totals.page),
+            get("/v1/events", guards=guards, name="list_events")(routes.events.events),
             get("/livez", name="livez")(probes.live),
             get("/readyz", name="readyz")(probes.ready),
             get("/metrics", name="metrics")(probes.scrape),

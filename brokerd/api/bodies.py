@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from brokerd.domain import Phase, Platform, Priority, Proof, Source, UserAction
 from brokerd.health.conditions import ConditionType, Truth
+from brokerd.ledger.feed import EventType
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~@-]{0,127}$"
 """What may name a link or a user: safe in a path, and never a colon, which will part verbs."""
@@ -203,6 +204,38 @@ class TotalsBody(_Body):
 
     items: list[DayTotalsBody]
     next: str | None
+
+
+class EventBody(_Body):
+    """What happened to a deal, a link or its proof; `payload` is the deal, phase or proof.
+
+    `id` never changes. An account's events are ordered by `generation` and `accountSeq`.
+    """
+
+    id: str
+    type: EventType
+    link_id: str
+    user_id: str
+    generation: int
+    account_seq: int
+    deal_id: str | None
+    revision: int | None
+    at: Moment
+    payload: msgspec.Raw
+
+
+class EventsBody(_Body):
+    """Events in order; `next` is the `after` of the next call, and there always is one."""
+
+    items: list[msgspec.Raw]
+    next: str
+
+
+class RelistBody(_Body):
+    """Events between the client's cursor and `next` are gone: list deals and links again."""
+
+    reason: str
+    next: str
 
 
 class ViolationBody(_Body):

@@ -8,6 +8,7 @@ import msgspec
 
 from brokerd.api.ports import DayTotals, StoredDeal
 from brokerd.domain import AccountId, DealId, LinkId
+from brokerd.ledger.feed import FeedCursor
 
 DealKey = tuple[datetime, DealId, AccountId]
 TotalsKey = tuple[AccountId, date]
@@ -55,6 +56,19 @@ def read_totals_cursor(cursor: str) -> TotalsKey:
     if kind != "t" or not 0 <= account_id < 1 << 63:
         raise BadCursor
     return AccountId(account_id), day
+
+
+def event_cursor(cursor: FeedCursor) -> str:
+    """Return the cursor behind an event, which is its id as well."""
+    return _pack(("e", cursor.generation, cursor.xid, cursor.seq))
+
+
+def read_event_cursor(cursor: str) -> FeedCursor:
+    """Return the place behind which to go on; raises `BadCursor`."""
+    kind, generation, xid, seq = _unpack(cursor, tuple[str, int, int, int])
+    if kind != "e" or not all(0 <= part < 1 << 63 for part in (generation, xid, seq)):
+        raise BadCursor
+    return FeedCursor(generation, xid, seq)
 
 
 def _pack(value: tuple[object, ...]) -> str:

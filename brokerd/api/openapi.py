@@ -14,6 +14,8 @@ from brokerd.api.bodies import (
     ID_PATTERN,
     MAX_PAGE,
     DealsBody,
+    EventBody,
+    EventsBody,
     LinkBody,
     LinksBody,
     ProblemBody,
@@ -21,8 +23,9 @@ from brokerd.api.bodies import (
     ReadyBody,
     TotalsBody,
 )
-from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE
+from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE, MAX_WAIT_SECONDS
 from brokerd.api.replica import LAG_HEADER
+from brokerd.ledger.feed import EventType
 
 Json = Mapping[str, object]
 
@@ -44,7 +47,8 @@ _PROBLEMS = {
     412: "If-Match or If-None-Match does not hold.",
     413: "The body is too large.",
     422: "The request breaks the rules listed in `violations`.",
-    429: "As many links wait as may.",
+    410: "Events behind the cursor are gone; list again.",
+    429: "As many links wait, or streams are open, as may.",
     503: "Postgres is out of reach; try again.",
 }
 
@@ -53,9 +57,20 @@ _PROBLEMS = {
 def openapi_document() -> bytes:
     """Return the document as JSON."""
     _, schemas = msgspec.json.schema_components(
-        [PutBody, LinkBody, LinksBody, DealsBody, TotalsBody, ProblemBody, ReadyBody],
+        [
+            PutBody,
+            LinkBody,
+            LinksBody,
+            DealsBody,
+            EventBody,
+            EventsBody,
+            TotalsBody,
+            ProblemBody,
+            ReadyBody,
+        ],
         ref_template=_SCHEMAS,
     )
+    schemas["EventsBody"]["properties"]["items"]["items"] = _ref("EventBody")  # sent as encoded
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -93,6 +108,7 @@ def _paths() -> Json:
             ),
         },
         "/v1/deals": {"get": _list_deals()},
+        "/v1/events": {"get": _list_events()},
         "/v1/totals": {"get": _list_totals()},
         "/livez": {"get": _probe("livez", "Whether the process lives.", problem=None)},
         "/readyz": {"get": _probe("readyz", "Whether it may be sent work.", problem=503)},
@@ -166,6 +182,46 @@ def _list_deals() -> Json:
     )
 
 
+def _list_events() -> Json:
+    answer = _answer("Events in order, maybe none; as a stream if that is accepted.", "EventsBody")
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    return _guarded(
+        "list_events",
+        "Follow what happens to deals, links and proofs, by page, long poll or stream.",
+        answers={200: {**answer, "content": {**_json("EventsBody"), **stream}}},
+        problems=(401, 410, 422, 429, 503),
+        parameters=[
+            _parameter("link", _ID, place="query"),
+            _parameter("user", _ID, place="query"),
+            _parameter(
+                "type",
+                {
+                    "type": "array",
+                    "items": {"enum": [str(each) for each in EventType]},
+                    "minItems": 1,
+                    "maxItems": len(EventType),
+                },
+                place="query",
+                text="Some of these, parted by commas.",
+            ),
+            _parameter(
+                "after",
+                _TEXT,
+                place="query",
+                text="`next`, or an event's id; absent: all that is kept; `latest`: the end.",
+            ),
+            _parameter("limit", _LIMIT, place="query"),
+            _parameter(
+                "wait",
+                {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0},
+                place="query",
+                text="Seconds to wait for an event when there is none.",
+            ),
+            _parameter("Last-Event-ID", _TEXT, text="Instead of `after`, when a stream returns."),
+        ],
+    )
+
+
 def _list_totals() -> Json:
     return _guarded(
         "list_totals",
@@ -235,7 +291,9 @@ def _ref(name: str) -> Json:
 
 
 def _parameter(name: str, schema: Json, *, place: str = "header", text: str = "") -> Json:
+    is_list = schema.get("type") == "array"
     return {
+        **({"style": "form", "explode": False} if is_list else {}),
         "name": name,
         "in": place,
         "required": place == "path",

@@ -17,6 +17,7 @@ from brokerd.domain import (
     Source,
     UserId,
 )
+from brokerd.ledger.feed import FeedCursor, FeedFilter, FeedPage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +169,20 @@ class DayTotals:
     swap: Decimal
     balance: Decimal
     credit: Decimal
+
+
+class FeedReader(Protocol):
+    """The outbox as a feed. Both methods raise `StoreUnavailable`."""
+
+    async def page(self, after: FeedCursor, *, wanted: FeedFilter, limit: int) -> FeedPage:
+        """Read the wanted events behind a cursor, as many as `limit`.
+
+        Every event that is ever committed comes behind every cursor that was given before. Raises
+        `CursorLost` when what stood behind the cursor is gone.
+        """
+
+    async def end(self) -> FeedCursor:
+        """Return the place behind everything that can be read now."""
 
 
 class TotalsReader(Protocol):

@@ -9,10 +9,19 @@ from litestar.exceptions import HTTPException
 
 from brokerd.api.cursor import BadCursor
 from brokerd.api.validation import Invalid, Unreadable, Violation
-from brokerd.errors import Conflict, NotFound, QueueFull, StaleVersion, StoreUnavailable
+from brokerd.errors import (
+    Conflict,
+    CursorLost,
+    NotFound,
+    QueueFull,
+    StaleVersion,
+    StoreUnavailable,
+    TooManyStreams,
+)
 
 STORE_RETRY_SECONDS = 1.0
 QUEUE_RETRY_SECONDS = 10.0
+STREAM_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,8 @@ def problem_of(error: Exception) -> Problem | None:
             return _plain(HTTPStatus.NOT_FOUND, str(error))
         case Conflict() | QueueFull() | StoreUnavailable():
             return _of_store(error)
+        case CursorLost() | TooManyStreams():
+            return _of_feed(error)
         case HTTPException() if error.status_code in _OF_STATUS:
             return _plain(error.status_code, "")
         case _:
@@ -124,6 +135,28 @@ def _of_store(error: Conflict | QueueFull | StoreUnavailable) -> Problem:
                 detail="Postgres did not answer; whether a change was taken is unknown",
                 is_retryable=True,
                 retry_after_seconds=STORE_RETRY_SECONDS,
+            )
+
+
+def _of_feed(error: CursorLost | TooManyStreams) -> Problem:
+    match error:
+        case CursorLost():
+            return Problem(
+                status=410,
+                kind="cursor-lost",
+                title="Events behind this cursor are gone",
+                reason=error.code,
+                detail=f"{error}; take after=latest, list again, then go on from there",
+            )
+        case TooManyStreams():
+            return Problem(
+                status=429,
+                kind="too-many-streams",
+                title="As many event streams are open as may be",
+                reason=error.code,
+                detail=str(error),
+                is_retryable=True,
+                retry_after_seconds=STREAM_RETRY_SECONDS,
             )
 
 

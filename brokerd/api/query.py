@@ -1,16 +1,18 @@
 """What the query strings of the API mean; every violation at once."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
 from brokerd.api.bodies import MAX_PAGE, Moment
-from brokerd.api.cursor import read_deal_cursor, read_totals_cursor
+from brokerd.api.cursor import read_deal_cursor, read_event_cursor, read_totals_cursor
 from brokerd.api.ports import DealQuery, TotalsQuery
 from brokerd.api.validation import Invalid, Violation, check_id
 from brokerd.domain import LinkId, UserId
+from brokerd.ledger.feed import BEGINNING, EventType, FeedCursor, FeedFilter
 
 DEFAULT_PAGE = 100
 DEFAULT_DAYS = 31
@@ -65,6 +67,24 @@ class Query:
             return value
         self._note(name, f"must be one of {', '.join(words)}")
         return None
+
+    def choices(self, name: str, words: Sequence[str]) -> Sequence[str]:
+        """Read some of a few words, parted by commas; none when the parameter is absent."""
+        value = self._values.get(name)
+        chosen = [] if value is None else value.split(",")
+        if all(each in words for each in chosen):
+            return chosen
+        self._note(name, f"must be some of {', '.join(words)}, parted by commas")
+        return []
+
+    def number(self, name: str, *, most: int) -> int:
+        """Read a whole number from 0; 0 when the parameter is absent."""
+        value = self._values.get(name, "0")
+        is_number = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if is_number and int(value) <= most:
+            return int(value)
+        self._note(name, f"must be a number from 0 to {most}")
+        return 0
 
     def moment(self, name: str) -> datetime | None:
         """Read an RFC 3339 time with its zone."""
@@ -153,3 +173,42 @@ def totals_query(query: Query) -> TotalsQuery:
         limit=limit,
         after=None if after is None else read_totals_cursor(after),
     )
+
+
+EVENT_PARAMETERS = ("link", "user", "type", "after", "limit", "wait")
+LATEST = "latest"
+"""The `after` that stands for the end of the feed."""
+
+MAX_WAIT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events are asked for, behind what (None is the end), and how long to wait for one."""
+
+    wanted: FeedFilter
+    after: FeedCursor | None
+    limit: int
+    wait_seconds: int
+
+
+def event_query(query: Query, *, last_event_id: str | None) -> EventQuery:
+    """Read which events are asked for; raises `Invalid` or `BadCursor`.
+
+    A client that comes back says where it was by `Last-Event-ID`, which outdoes its old `after`.
+    """
+    link_id, user_id = query.id("link"), query.id("user")
+    types = query.choices("type", tuple(EventType))
+    after, limit = query.text("after"), query.limit()
+    wait_seconds = query.number("wait", most=MAX_WAIT_SECONDS)
+    query.check()
+    place = after if last_event_id is None else last_event_id
+    behind = BEGINNING if place is None else None
+    if place is not None and place != LATEST:
+        behind = read_event_cursor(place)
+    wanted = FeedFilter(
+        link_id=None if link_id is None else LinkId(link_id),
+        user_id=None if user_id is None else UserId(user_id),
+        types=frozenset(EventType(each) for each in types),
+    )
+    return EventQuery(wanted=wanted, after=behind, limit=limit, wait_seconds=wait_seconds)

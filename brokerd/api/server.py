@@ -6,13 +6,24 @@ from collections.abc import Iterator
 
 import uvicorn
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from brokerd.api.event_stream import CUT
 from brokerd.config.settings import ApiSettings
 from brokerd.errors import ConfigInvalid
 
 _BACKLOG = 2_048
 _GRACE_SECONDS = 5
 """How long answers under way may take once we stop."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """A connection that an event stream can cut, whether or not its client reads."""
+
+    def on_message_begin(self) -> None:
+        """Offer the way to cut."""
+        super().on_message_begin()
+        self.scope["extensions"] = {CUT: {"now": self.transport.abort}}
 
 
 class _Server(uvicorn.Server):
@@ -33,7 +44,7 @@ class ApiServer:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

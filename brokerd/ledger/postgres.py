@@ -1,5 +1,6 @@
 """The ledger in Postgres: one fenced statement per batch, and what is read of it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,8 +29,10 @@ _Answer = tuple[AccountId, str, Sequence[DealId], Sequence[DealId], Sequence[Dea
 class PostgresLedgerStore:
     """A `LedgerStore` over schema `brokerd`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, told: asyncio.Event | None = None) -> None:
+        """Write to a database; `told` is set whenever there may be something new in the feed."""
         self._database = database
+        self._told = told or asyncio.Event()
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
         """Commit all writes at once, each under its fence; at most one per account."""
@@ -119,6 +122,7 @@ class PostgresLedgerStore:
         try:
             async with self._database.statement() as connection:
                 result = await connection.exec_driver_sql(statements.COMMIT, arrays_of(writes))
+                self._told.set()
                 return result.all()
         except (sa.exc.DBAPIError, UnicodeEncodeError) as error:
             if _lacks_partition(error):

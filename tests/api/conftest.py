@@ -10,6 +10,8 @@ from litestar.types import ASGIApp
 from prometheus_client import CollectorRegistry
 
 from brokerd.api.app import Routes, create_app
+from brokerd.api.events import EventRoutes
+from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.memory import MemoryRegistry
@@ -22,6 +24,7 @@ from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
 from brokerd.domain import Incarnation, Phase
+from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
 from brokerd.telemetry import Metrics
 
@@ -88,7 +91,18 @@ class Api:
         self.state.leases[account_id] = replace(self.state.leases[account_id], owner=None)
 
 
-def make_api(state, *, max_length=100, snapshots=None, hints=None, replica=None):
+def make_feed(state, *, metrics=None, reader=None, **limits):
+    """Build a feed; whoever wants it to move must run it."""
+    values = {"max_streams": 9, "buffer_bytes": 262_144, "poll_seconds": 0.02, **limits}
+    return Feed(
+        reader or MemoryFeedReader(state),
+        wake=asyncio.Event(),
+        limits=Limits(**values),
+        metrics=metrics or Metrics(CollectorRegistry()),
+    )
+
+
+def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
     metrics, wake = Metrics(CollectorRegistry()), asyncio.Event()
@@ -99,6 +113,9 @@ def make_api(state, *, max_length=100, snapshots=None, hints=None, replica=None)
         copy = None if replica is None else Copy(reader=reader, replica=replica)
         return Reads(primary=reader, copy=copy)
 
+    made_feed = feed or make_feed(state, metrics=metrics)
+    if feed is None:
+        made_feed.stop()  # nobody runs it, so nobody should wait for it
     routes = Routes(
         links=LinkRoutes(
             registry=registry,
@@ -110,6 +127,7 @@ def make_api(state, *, max_length=100, snapshots=None, hints=None, replica=None)
         ),
         deals=DealRoutes(reads=reads(MemoryDealReader(state))),
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
+        events=EventRoutes(feed=made_feed, metrics=metrics),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=metrics.registry,
@@ -137,3 +155,9 @@ async def api() -> AsyncIterator[Api]:
 def new_api():
     """Give the way to build more of them, over other stores or with snapshots."""
     return make_api
+
+
+@pytest.fixture
+def new_feed():
+    """Give the way to build a feed."""
+    return make_feed
