@@ -98,27 +98,25 @@ async def until_said(process: asyncio.subprocess.Process, word: bytes) -> None:
             assert line, "the demo ended before"
 
 
-async def test_from_nothing_to_a_proven_ledger(folder: Path) -> None:
-    """Every account live and proven, the deals by the stream, and nothing left behind."""
-    report = await played_demo(folder, "--accounts", "6", "--seconds", "8")
-    assert report.items() >= NOTHING_WRONG.items()
-    assert (report["live"], report["queued"], report["balance_proven"]) == (6, 0, 6)
-    assert report["deals_truth"] == report["deals_ledger"] > 6 * 50
-    seen = report["first_seen_by"]
+async def test_two_demos_from_nothing_to_proven_ledgers(folder: Path) -> None:
+    """At once, so that neither ports nor folders are shared: slots for all, and slots for few."""
+    plenty, few = await asyncio.gather(
+        played_demo(folder, "--accounts", "6", "--seconds", "8"),
+        played_demo(folder, "--accounts", "6", "--seconds", "5", "--max-links", "2"),
+    )
+    for report in (plenty, few):
+        assert report.items() >= NOTHING_WRONG.items()
+        assert report["deals_truth"] == report["deals_ledger"] > 6 * 50
+        assert report["balance_proven"] == 6
+    assert (plenty["live"], plenty["queued"], plenty["max_live_seen"]) == (6, 0, 6)
+    seen = plenty["first_seen_by"]
     assert seen["stream"] > 0
     assert seen["stream"] >= 0.95 * (seen["stream"] + seen["pull"])
-    assert report["deal_to_commit_ms"]["p50"] < 1_000
+    assert plenty["deal_to_commit_ms"]["p50"] < 1_000
+    assert (few["queued"], few["queue_positions"]) == (4, [1, 2, 3, 4])
+    assert 0 < few["max_live_seen"] <= 2
     assert left_in(folder) == []
     assert survivors(folder) == []
-
-
-async def test_few_slots_serve_all(folder: Path) -> None:
-    """Two slots, six accounts: four wait with positions, none is lost, never are three live."""
-    report = await played_demo(folder, "--accounts", "6", "--max-links", "2", "--seconds", "5")
-    assert report.items() >= NOTHING_WRONG.items()
-    assert (report["queued"], report["queue_positions"]) == (4, [1, 2, 3, 4])
-    assert 0 < report["max_live_seen"] <= 2
-    assert report["balance_proven"] == 6
 
 
 async def test_every_fault_is_survived(folder: Path) -> None:
@@ -166,11 +164,3 @@ async def test_a_killed_demo_leaves_nothing_running(folder: Path) -> None:
     await until_nothing_is_left(folder)
     await played_demo(folder, "--accounts", "1", "--seconds", "1")
     assert left_in(folder) == []
-
-
-async def test_two_demos_at_once_do_not_meet(folder: Path) -> None:
-    """Neither ports nor folders are shared."""
-    reports = await asyncio.gather(
-        *(played_demo(folder, "--accounts", "2", "--seconds", "4") for _ in range(2))
-    )
-    assert [report["balance_proven"] for report in reports] == [2, 2]
