@@ -37,10 +37,10 @@ def truth_of(account) -> dict[str, tuple]:
 
 
 def events_of(database_url: str) -> list[tuple]:
-    """Return (account, deal, revision) of every event."""
+    """Return (account, deal, revision) of every event that tells of a deal."""
     with closing(psycopg.connect(database_url)) as connection:
         return connection.execute(
-            "SELECT account_id, deal_id, revision FROM brokerd.events"
+            "SELECT account_id, deal_id, revision FROM brokerd.events WHERE deal_id IS NOT NULL"
         ).fetchall()
 
 
