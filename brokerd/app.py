@@ -45,6 +45,7 @@ from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.postgres import PostgresLedgerStore
 from brokerd.ledger.postgres_feed import PostgresFeedReader
+from brokerd.ledger.postgres_windows import PostgresWindows
 from brokerd.ledger.writer import Writer
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.heartbeat import Heartbeat
@@ -278,6 +279,8 @@ def _link_ports(
         ),
         stream=stream,
         ledger=writer,
+        windows=PostgresWindows(base.database),
+        long_pulls=asyncio.Semaphore(settings.link.max_long_pulls),
         lease=PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds),
         settings=settings.link,
         clock=clock,

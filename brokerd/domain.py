@@ -295,8 +295,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A closed span of history, `start` inclusive, `end` exclusive, with its receipt."""
+    """A closed span of history, `start` inclusive, `end` exclusive, with its receipt.
+
+    `verified_at` is when it was last compared with the broker; when we did not look, None.
+    """
 
     start: datetime
     end: datetime
     receipt: Receipt
+    verified_at: datetime | None = field(default=None, compare=False)

@@ -53,6 +53,9 @@ def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+WINDOW_OUTCOMES = ("closed", "split", "merged", "verified", "mismatch")
+
+
 class Metrics:
     """Every metric of the process, on the registry that is passed in (list: docs/metrics.md)."""
 
@@ -131,6 +134,9 @@ class Metrics:
         )
         self.pulls = Counter(
             "brokerd_sync_pulls", "History pulls.", ["kind", "outcome"], registry=registry
+        )
+        self.windows = Counter(
+            "brokerd_sync_windows", "Windows of history.", ["outcome"], registry=registry
         )
         self.proofs = Counter(
             "brokerd_balance_proofs", "Balance proofs.", ["verdict"], registry=registry
@@ -224,5 +230,7 @@ class Metrics:
             self.queue_length.labels(state=state)
         for holder in FEED_HOLDERS:
             self.feed_holder_age.labels(holder=holder)
+        for outcome in WINDOW_OUTCOMES:
+            self.windows.labels(outcome=outcome)
         for verdict in ("proven", "mismatch", "unknown"):
             self.proofs.labels(verdict=verdict)

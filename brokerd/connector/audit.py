@@ -1,6 +1,5 @@
 """What keeps a live ledger honest: when to pull and prove again, and which deals count as gone."""
 
-from collections.abc import Mapping
 from datetime import datetime
 
 import structlog
@@ -10,15 +9,9 @@ from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
-from brokerd.connector.removal import (
-    TICKETS_ASKED,
-    Suspicion,
-    fold,
-    is_proven_without,
-    ripe,
-)
-from brokerd.domain import Backoff, Claim, Deal, DealId, Phase, Proof, Source
-from brokerd.errors import Incomplete, NotFound, Synchronizing, Transient
+from brokerd.connector.settle import Settler
+from brokerd.domain import Backoff, Claim, DealId, Phase, Proof, Source
+from brokerd.errors import Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -35,7 +28,8 @@ class Auditor:
         self._puller = puller
         self._ports = ports
         self._settings = ports.settings
-        self._suspects: Mapping[DealId, Suspicion] = {}
+        self._settler = Settler(claim, puller=puller, ports=ports)
+        self._looked_for: frozenset[DealId] = frozenset()
         self._verdict = proof.Verdict(
             finding=proof.Finding(proof=Proof.UNKNOWN, detail="not proven yet")
         )
@@ -50,7 +44,7 @@ class Auditor:
     @property
     def is_unsettled(self) -> bool:
         """Say whether something waits for the next pull or proof to be decided."""
-        return bool(self._suspects or self._verdict.mismatches)
+        return bool(self._settler.suspects or self._verdict.mismatches)
 
     @property
     def is_pull_put_off(self) -> bool:
@@ -69,22 +63,20 @@ class Auditor:
         """Say whether a balance proof is due."""
         return self._ports.clock.monotonic() >= self._proof_due
 
-    def pull_done(self, pulled: Pulled, *, is_rolling: bool) -> None:
+    def pull_begun(self) -> None:
+        """Start anew to note which suspects a pull looks for, over all its spans."""
+        self._looked_for = frozenset()
+
+    def pull_done(self, *, is_rolling: bool) -> None:
         """Schedule the next rolling pull: sooner while deals are suspected to be gone."""
         self._pull_backoff = Backoff()
-        if is_rolling:  # a suspect too old to be looked for can never be decided
-            self._suspects = {d: s for d, s in self._suspects.items() if d in pulled.held}
+        if is_rolling:
+            self._settler.keep_only(self._looked_for)
         interval = self._settings.rolling_interval_seconds
-        if self._suspects:
+        if self._settler.suspects:
             interval = min(interval, self._settings.removal_recheck_seconds)
-        if is_rolling or self._suspects:
+        if is_rolling or self._settler.suspects:
             self._pull_due = self._ports.clock.monotonic() + interval
-        if pulled.missing:
-            log.warning(
-                "ledger.deals_missed_by_broker",
-                link_id=self._claim.link_id,
-                deals=len(pulled.missing),
-            )
 
     def pull_failed(self, failure: Transient) -> None:
         """Put the next pull off: soon at first, never before the time we were told."""
@@ -115,67 +107,16 @@ class Auditor:
             self._ports.metrics.deals_missed.inc(found)
 
     async def settle(self, pulled: Pulled) -> None:
-        """Judge what the pull lacked; raises `Incomplete` when it is the answer that is short.
-
-        Deals absent often enough are removed once the balance proves the ledger without them.
-        """
-        fresh = [deal for deal in pulled.missing if deal not in self._suspects]
-        found = await self._ask_tickets(fresh[:TICKETS_ASKED], pulled)
-        if len(fresh) > TICKETS_ASKED and not await self._is_shorter_proven(pulled, fresh):
-            raise Incomplete(
-                f"{len(fresh)} deals of {self._claim.link_id} are missing from the answer and "
-                "the balance does not vouch for it"
+        """Judge what a pull lacked; raises `Incomplete` when it is the answer that is short."""
+        before = frozenset(self._settler.suspects)
+        await self._settler.settle(pulled)
+        self._looked_for |= pulled.held.keys() & (before | frozenset(self._settler.suspects))
+        if pulled.missing:
+            log.warning(
+                "ledger.deals_missed_by_broker",
+                link_id=self._claim.link_id,
+                deals=len(pulled.missing),
             )
-        missing = pulled.missing.keys() - found
-        self._suspects = fold(
-            self._suspects,
-            looked_for=pulled.held.keys(),
-            missing=missing,
-            now=self._ports.clock.now(),
-            recheck_seconds=self._settings.removal_recheck_seconds,
-        )
-        await self._remove(sorted(ripe(self._suspects) & missing), pulled)
-
-    async def _remove(self, gone: list[DealId], pulled: Pulled) -> None:
-        """Remove what no ticket finds once more and the balance proves gone."""
-        # Sums that cancel out, or deals of no amount, the balance cannot vouch for alone.
-        if not gone or await self._ask_tickets(gone[:TICKETS_ASKED], pulled):
-            return
-        proven_at = self._ports.clock.now()  # later than the pages of this pull, which write too
-        if await self._is_shorter_proven(pulled, gone):
-            await self._puller.commit((), fetched_at=proven_at, removals=tuple(gone))
-            self._suspects = {d: s for d, s in self._suspects.items() if d not in gone}
-
-    async def _ask_tickets(self, missing: list[DealId], pulled: Pulled) -> frozenset[DealId]:
-        """Ask for missing deals by ticket: write a re-dated one, fail over one still in place.
-
-        Return those that were found.
-        """
-        found: set[DealId] = set()
-        for deal_id in missing:
-            fetched_at = self._ports.clock.now()
-            deals = await self._by_ticket(deal_id)
-            if any(pulled.start <= deal.time for deal in deals):
-                raise Incomplete(f"deal {deal_id} exists, yet the history answer lacked it")
-            await self._puller.commit(deals, fetched_at=fetched_at)
-            found.update(deal.deal_id for deal in deals)
-        return frozenset(found)
-
-    async def _by_ticket(self, deal_id: DealId) -> tuple[Deal, ...]:
-        try:
-            answer = await self._ports.rest.deals_by_ticket(
-                self._claim.spec.metaapi, deal_id=deal_id
-            )
-        except NotFound:
-            return ()  # of the deal or of the account: the latter every other call will tell
-        if answer.is_synchronizing:
-            raise Synchronizing(f"MetaApi still synchronizes {self._claim.link_id}")
-        return tuple(deal for deal in answer.deals if deal.deal_id == deal_id)
-
-    async def _is_shorter_proven(self, pulled: Pulled, gone: list[DealId]) -> bool:
-        information = await self._ports.rest.account_information(self._claim.spec.metaapi)
-        totals = await self._ports.ledger.totals(self._claim.fence.account_id)
-        return is_proven_without(information, totals, [pulled.missing[deal] for deal in gone])
 
     async def prove(self, since: datetime, *, before: AccountInformation | None = None) -> None:
         """Prove the balance; `before` is a reading taken before the last pull, if there is one."""
@@ -216,9 +157,7 @@ class Auditor:
         for _ in range(PROOF_ATTEMPTS):
             if before is None:
                 before = await self._ports.rest.account_information(remote)
-                pulled = await self._puller.pull(since)
-                self.count(pulled)
-                if pulled.missing:
+                if not await self._is_pull_whole(since):
                     return None
             totals = await self._ports.ledger.totals(self._claim.fence.account_id)
             after = await self._ports.rest.account_information(remote)
@@ -229,3 +168,14 @@ class Auditor:
                 return finding
             before = None
         return None
+
+    async def _is_pull_whole(self, since: datetime) -> bool:
+        """Pull from then to now; say whether no deal of the ledger was missing."""
+        while True:
+            pulled = await self._puller.pull(since)
+            self.count(pulled)
+            if pulled.missing:
+                return False
+            if pulled.is_last:
+                return True
+            since = pulled.end

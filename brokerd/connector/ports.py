@@ -1,5 +1,6 @@
 """What one link needs from the world: MetaApi's two sides, the ledger, and its own lease."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from brokerd.domain import (
     MetaApiRef,
     Platform,
     Totals,
+    Window,
     WriteOutcome,
 )
 from brokerd.telemetry import Metrics
@@ -195,6 +197,33 @@ class Ledger(Protocol):
         """Return the ledger's sums over all deals of the account that are not removed."""
 
 
+class Windows(Protocol):
+    """The closed spans of an account's history, and where a pull may end one.
+
+    All methods raise `StoreUnavailable`; those with a fence raise `Fenced`.
+    """
+
+    async def span_end(
+        self, account_id: AccountId, *, start: datetime, end: datetime, max_deals: int
+    ) -> datetime:
+        """Return `end`, or the earlier time at which the ledger's deals from `start` on exceed.
+
+        Deals of one time stay together, so more than `max_deals` of them make a larger span.
+        """
+
+    async def closed(self, account_id: AccountId) -> Sequence[Window]:
+        """Return the account's windows in order."""
+
+    async def merge(self, fence: Fence, *, start: datetime, end: datetime) -> bool:
+        """Make one window of those that tile [start, end); False when they do not, any more."""
+
+    async def verify(self, fence: Fence, *, start: datetime) -> bool:
+        """Note that the window was compared with the broker; say whether its receipt was true.
+
+        The window is counted anew; a receipt that was not true is put right.
+        """
+
+
 class LeaseHandle(Protocol):
     """A link's way to speak of itself. Raises `Fenced` when the lease is no longer ours."""
 
@@ -213,11 +242,16 @@ class LeaseHandle(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPorts:
-    """All that a link is made of beside its claim."""
+    """All that a link is made of beside its claim.
+
+    `long_pulls` is shared by the links of a node: it bounds how many long histories it reads.
+    """
 
     rest: RestPort
     stream: StreamPort
     ledger: Ledger
+    windows: Windows
+    long_pulls: asyncio.Semaphore
     lease: LeaseHandle
     settings: LinkSettings
     clock: Clock

@@ -1,12 +1,18 @@
-"""One pull: read a span of history page by page, commit it, and say what the broker left out."""
+"""One pull: read a span of history page by page, commit it, and say what the broker left out.
+
+A long history is not read at one go. After so many pages a pull ends where the last deal it read
+begins: all deals before that moment were read, those of that very moment belong to the next span.
+That rests on pages coming in the order of time, so it is checked on every page; of a history that
+comes in no such order the pull ends where the history ends.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
-from brokerd.clock import Clock
-from brokerd.connector.ports import PAGE_LIMIT, DealsPage, HeldDeal, Ledger, RestPort
-from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source
+from brokerd.connector.ports import PAGE_LIMIT, DealsPage, HeldDeal, LinkPorts
+from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source, WriteOutcome
 from brokerd.errors import Incomplete, Synchronizing
 
 HORIZON = timedelta(days=1)
@@ -15,68 +21,83 @@ HORIZON = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """What a pull did. `missing` are deals the ledger holds of the span and the answer lacked.
+    """What a pull of [start, end) did; unless it `is_last`, the next one starts at `end`.
 
-    `fetched_at` is when the pull began: everything before it is covered.
+    `missing` are deals the ledger holds of the span and the answer lacked. `fetched_at` is when
+    the pull began: what is before both it and `end` is covered.
     """
 
     start: datetime
+    end: datetime
+    is_last: bool
     fetched_at: datetime
     inserted: frozenset[DealId]
+    revised: frozenset[DealId]
     held: Mapping[DealId, HeldDeal]
     missing: Mapping[DealId, HeldDeal]
+
+    @property
+    def through(self) -> datetime:
+        """Return the time before which the ledger is complete now, if it was up to `start`."""
+        return min(self.end, self.fetched_at)
 
 
 class Puller:
     """Pulls for one claim; every write is fenced by it."""
 
-    def __init__(self, claim: Claim, *, rest: RestPort, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, claim: Claim, *, ports: LinkPorts) -> None:
         self._claim = claim
-        self._rest = rest
-        self._ledger = ledger
-        self._clock = clock
+        self._rest = ports.rest
+        self._ledger = ports.ledger
+        self._windows = ports.windows
+        self._clock = ports.clock
+        self._max_pages = ports.settings.pull_pages
 
-    async def pull(self, start: datetime) -> Pulled:
-        """Pull from `start` to beyond now and commit every page.
+    async def pull(self, start: datetime, *, until: datetime | None = None) -> Pulled:
+        """Pull a span from `start` and commit its pages; whole unless it exceeds the page budget.
 
-        Does not close a window: the caller first judges what is missing. Raises `Synchronizing`
-        when MetaApi's copy is incomplete, `Incomplete` when history moved between two pages.
+        It reaches to `until`, or beyond now. Does not close a window: the caller first judges what
+        is missing. Raises `Synchronizing` when MetaApi's copy is incomplete, `Incomplete` when
+        history moved between two pages.
         """
         fetched_at = self._clock.now()
-        end = fetched_at + HORIZON
+        asked_end = fetched_at + HORIZON if until is None else until
         account_id = self._claim.fence.account_id
+        end = await self._windows.span_end(
+            account_id, start=start, end=asked_end, max_deals=self._max_pages * PAGE_LIMIT
+        )
         held = await self._ledger.held(account_id, start=start, end=end)
-        missing = dict(held)
-        inserted: set[DealId] = set()
-        offset = 0
-        last: Deal | None = None
-        while True:
+        reading = _Reading(start=start, end=end, max_pages=self._max_pages)
+        missing, inserted, revised = dict(held), set[DealId](), set[DealId]()
+        while not reading.is_done:
             page_fetched_at = self._clock.now()
-            page = await self._page(start, end, offset)
-            deals = _continue(last, page)
-            inserted |= await self.commit(deals, fetched_at=page_fetched_at)
+            page = await self._page(start, end, reading.offset)
+            done = await self.commit(reading.take(page), fetched_at=page_fetched_at)
+            inserted |= done.inserted
+            revised |= done.revised
             for deal in page.deals:
                 missing.pop(deal.deal_id, None)
-            if len(page.deals) < PAGE_LIMIT:
-                break
-            last = page.deals[-1]
-            # One deal of the last page is read again: if it is not first now, history moved.
-            offset += len(page.deals) - 1
+        if reading.end < end:  # what we hold beyond the cut was not looked for
+            held = await self._ledger.held(account_id, start=start, end=reading.end)
+            missing = {deal_id: deal for deal_id, deal in missing.items() if deal_id in held}
         return Pulled(
             start=start,
+            end=reading.end,
+            is_last=reading.end == asked_end,
             fetched_at=fetched_at,
             inserted=frozenset(inserted),
+            revised=frozenset(revised),
             held=held,
             missing=missing,
         )
 
     async def commit(
         self, deals: tuple[Deal, ...], *, fetched_at: datetime, removals: tuple[DealId, ...] = ()
-    ) -> frozenset[DealId]:
-        """Write what a pull fetched (or proved gone) and return the deals that were new."""
+    ) -> WriteOutcome:
+        """Write what a pull fetched (or proved gone) and return what that changed."""
         if not deals and not removals:
-            return frozenset()
-        outcome = await self._ledger.write(
+            return _NOTHING
+        return await self._ledger.write(
             LinkWrite(
                 fence=self._claim.fence,
                 link_id=self._claim.link_id,
@@ -87,13 +108,47 @@ class Puller:
                 fetched_at=fetched_at,
             )
         )
-        return outcome.inserted
 
     async def _page(self, start: datetime, end: datetime, offset: int) -> DealsPage:
         page = await self._rest.deals(self._claim.spec.metaapi, start=start, end=end, offset=offset)
         if page.is_synchronizing:
             raise Synchronizing(f"MetaApi still synchronizes the history of {self._claim.link_id}")
         return page
+
+
+_NOTHING = WriteOutcome(inserted=frozenset(), revised=frozenset(), removed=frozenset())
+
+
+class _Reading:
+    """Where one span's reading stands: the next page's offset, and where the span ends."""
+
+    def __init__(self, *, start: datetime, end: datetime, max_pages: int) -> None:
+        self.offset = 0
+        self.end = end
+        self.is_done = False
+        self._start = start
+        self._pages_left = max_pages
+        self._last: Deal | None = None
+        self._is_ordered = True
+
+    def take(self, page: DealsPage) -> tuple[Deal, ...]:
+        """Note a page and return its new deals."""
+        deals = _continue(self._last, page)
+        if len(page.deals) < PAGE_LIMIT:
+            self.is_done = True
+            return deals
+        self._is_ordered = self._is_ordered and _is_ordered(page.deals)
+        self._last = page.deals[-1]
+        # One deal of the last page is read again: if it is not first now, history moved.
+        self.offset += len(page.deals) - 1
+        self._pages_left -= 1
+        if self._pages_left <= 0 and self._is_ordered and self._last.time > self._start:
+            self.is_done, self.end = True, self._last.time
+        return deals
+
+
+def _is_ordered(deals: tuple[Deal, ...]) -> bool:
+    return all(one.time <= two.time for one, two in pairwise(deals))
 
 
 def _continue(last: Deal | None, page: DealsPage) -> tuple[Deal, ...]:

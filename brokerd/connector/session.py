@@ -12,6 +12,7 @@ them.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -32,7 +33,7 @@ from brokerd.connector.ports import (
     StreamEvent,
     Synchronized,
 )
-from brokerd.connector.pull import Puller
+from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.states import LinkEvent
 from brokerd.domain import Backoff, Claim, Deal, DealId, LinkWrite, Source
 from brokerd.errors import IdentityMismatch, LinkLost, Transient
@@ -47,6 +48,13 @@ TIMER_SECONDS = 0.001
 """The shortest wait: a timer may fire a rounding early, and what is due then would not be yet."""
 
 T = TypeVar("T")
+CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
+"""How the pull of a span is tried: once, or through failures."""
+
+
+async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
+    """Try once."""
+    return await span()
 
 
 class LinkSession:
@@ -59,7 +67,7 @@ class LinkSession:
         self._settings = ports.settings
         self._clock = ports.clock
         self._remote = claim.spec.metaapi
-        self._puller = Puller(claim, rest=ports.rest, ledger=ports.ledger, clock=ports.clock)
+        self._puller = Puller(claim, ports=ports)
         self._audit = Auditor(claim, board=board, puller=self._puller, ports=ports)
         self._watermark: datetime | None = None
         self._news = asyncio.Event()
@@ -87,7 +95,7 @@ class LinkSession:
         session = await self._ports.stream.open(
             self._remote,
             reliability=remote.reliability,
-            synced_through=self._watermark or self._clock.now(),
+            synced_through=self._stream_start(),
         )
         self._heard_at = self._clock.monotonic()
         try:
@@ -97,6 +105,12 @@ class LinkSession:
         finally:
             self._end_live()
             await session.close()
+
+    def _stream_start(self) -> datetime:
+        """Return from when on the stream shall replay: what is older, the pulls bring alone."""
+        now = self._clock.now()
+        oldest = now - timedelta(seconds=self._settings.rolling_overlap_seconds)
+        return now if self._watermark is None else max(self._watermark, oldest)
 
     # The reader.
 
@@ -269,12 +283,18 @@ class LinkSession:
     async def _sync(self, session: Session) -> bool:
         """Pull until the ledger is complete and the stream caught up; False when interrupted."""
         self._gap_reason = None
+        stall_seconds = self._settings.sync_stall_seconds
 
-        async def attempt() -> None:
-            self._check_silence()
-            await self._pull(session, self._settings.reconnect_overlap_seconds, kind="sync")
+        async def persevere(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
+            async def attempt() -> Pulled:
+                self._check_silence()
+                return await span()
 
-        await self._persevere(attempt, self._settings.sync_stall_seconds)
+            return await self._persevere(attempt, stall_seconds)
+
+        await self._pull(
+            session, self._settings.reconnect_overlap_seconds, kind="sync", carry_out=persevere
+        )
         await self._wait_until(
             lambda: self._is_stream_synchronized or self._was_interrupted,
             self._settings.sync_stall_seconds,
@@ -293,20 +313,42 @@ class LinkSession:
         if found or self._audit.is_unsettled:
             await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
 
-    async def _pull(self, session: Session, overlap_seconds: float, *, kind: str) -> int:
-        """Pull, settle what is missing, close the window; return how many deals were new."""
-        start = self._since(overlap_seconds)
+    async def _pull(
+        self, session: Session, overlap_seconds: float, *, kind: str, carry_out: CarryOut = at_once
+    ) -> int:
+        """Pull span by span, close each one's window; return how many deals were new.
+
+        A history of more than one span is read in turns with the others' of this node, and what
+        is closed of it stays closed: after a failure the next pull begins there.
+        """
+        start, found = self._since(overlap_seconds), 0
+        self._audit.pull_begun()
+        pulled = await carry_out(partial(self._pull_span, start))
+        found += len(pulled.inserted)
+        while not pulled.is_last:
+            if self._was_interrupted:
+                return found  # we no longer know who answers; the recovery's pull goes on
+            self._ports.metrics.windows.labels(outcome="split").inc()
+            async with self._ports.long_pulls:
+                pulled = await carry_out(partial(self._pull_span, pulled.end))
+            found += len(pulled.inserted)
+        self._audit.pull_done(is_rolling=kind == "rolling")
+        session.acknowledge(pulled.through)
+        self._ports.metrics.pulls.labels(kind=kind, outcome="ok").inc()
+        return found
+
+    async def _pull_span(self, start: datetime) -> Pulled:
+        """Pull one span, settle what is missing, close the part that was open."""
         pulled = await self._puller.pull(start)
         self._audit.count(pulled)
         await self._audit.settle(pulled)
-        await self._ports.ledger.close_window(
-            self._claim.fence, start=self._watermark or start, end=pulled.fetched_at
-        )
-        self._watermark = pulled.fetched_at
-        session.acknowledge(pulled.fetched_at)
-        self._audit.pull_done(pulled, is_rolling=kind == "rolling")
-        self._ports.metrics.pulls.labels(kind=kind, outcome="ok").inc()
-        return len(pulled.inserted)
+        if self._watermark is None or self._watermark < pulled.through:
+            await self._ports.ledger.close_window(
+                self._claim.fence, start=self._watermark or start, end=pulled.through
+            )
+            self._watermark = pulled.through
+            self._ports.metrics.windows.labels(outcome="closed").inc()
+        return pulled
 
     def _since(self, overlap_seconds: float) -> datetime:
         """Return where a pull starts: the watermark less an overlap, or the history's beginning."""

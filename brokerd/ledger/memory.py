@@ -92,11 +92,13 @@ class MemoryLedgerStore:
         if begin >= end:
             return
         windows = self._state.windows.setdefault(account_id, [])
-        piece = Window(start=begin, end=end, receipt=self._recount(account_id, begin, end))
+        now = self._state.clock.now()
+        recounted = self._recount(account_id, begin, end)
+        piece = Window(start=begin, end=end, receipt=recounted, verified_at=now)
         if windows and _day(windows[-1].start) == _day(end):
             last = windows.pop()
             receipt = content.joined(last.receipt, piece.receipt)
-            piece = Window(start=last.start, end=end, receipt=receipt)
+            piece = Window(start=last.start, end=end, receipt=receipt, verified_at=now)
         windows.append(piece)
         self._state.heads[account_id] = replace(head, watermark=end)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from link_world import START, World
 
+from brokerd.config.settings import LinkSettings
 from brokerd.connector.pull import HORIZON, Puller
 from brokerd.domain import DealId, Source
 from brokerd.errors import Fenced, Incomplete, Synchronizing
@@ -26,7 +27,7 @@ async def pulling(**options):
     [claim] = await world.queue.claim(node, limit=1)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(world.writer.run())
-        yield world, Puller(claim, rest=world.service, ledger=world.writer, clock=world.clock)
+        yield world, Puller(claim, ports=world.ports)
         task.cancel()
 
 
@@ -106,6 +107,72 @@ async def test_nothing_to_write_is_no_write():
     """An empty commit asks the ledger nothing, not even whether we are fenced."""
     async with pulling() as (world, puller):
         world.steal()
-        assert await puller.commit((), fetched_at=START) == frozenset()
+        assert (await puller.commit((), fetched_at=START)).inserted == frozenset()
         with pytest.raises(Fenced):
             await puller.commit((), fetched_at=START, removals=(DealId("1"),))
+
+
+NONE = Past(deals=0, positions=0)
+TWO_PAGES = LinkSettings(pull_pages=2)
+
+
+def book_hourly(world, count):
+    """Book so many deals an hour apart, the last one a day old."""
+    for age in range(count, 0, -1):
+        world.book("1.00", age=timedelta(days=1, hours=age), is_quiet=True)
+
+
+async def spans(puller, start):
+    """Pull span by span to the end."""
+    done = [await puller.pull(start)]
+    while not done[-1].is_last:
+        done.append(await puller.pull(done[-1].end))
+    return done
+
+
+async def test_a_long_history_is_pulled_in_spans_of_so_many_pages():
+    """Each span ends where the next begins, none holds more than its pages, and all is read."""
+    async with pulling(past=NONE, settings=TWO_PAGES) as (world, puller):
+        book_hourly(world, 4_500)
+        done = await spans(puller, BEGINNING)
+        assert len(done) == 3
+        assert [one.end for one in done[:-1]] == [two.start for two in done[1:]]
+        assert max(len(each.inserted) for each in done) <= 2_000
+        assert world.ledger == world.truth
+        for each in await spans(puller, BEGINNING):
+            held = {d for d, deal in world.truth.items() if each.start <= deal.time < each.end}
+            assert set(each.held) == held
+            assert not each.missing
+
+
+@pytest.mark.parametrize("count", [1_000, 1_001, 1_999, 2_000, 2_001, 5_000])
+async def test_deals_of_one_time_stay_in_one_span(count):
+    """However many deals share a time, the span that reads them reads them all."""
+    async with pulling(past=NONE, settings=TWO_PAGES) as (world, puller):
+        book_hourly(world, 300)
+        world.book_many(count)
+        book_hourly(world, 300)
+        for _ in range(2):  # into an empty ledger, and against a full one
+            for each in await spans(puller, BEGINNING):
+                assert not each.missing
+            assert world.ledger == world.truth
+
+
+async def test_what_is_missing_is_named_by_the_span_it_lies_in():
+    """A cut span says nothing about what lies behind its end."""
+    async with pulling(past=NONE, settings=TWO_PAGES) as (world, puller):
+        book_hourly(world, 4_500)
+        await spans(puller, BEGINNING)
+        early, late = (world.account.delete(world.true_ids[at]).deal_id for at in (10, 4_000))
+        missing = [set(each.missing) for each in await spans(puller, BEGINNING)]
+        assert missing == [{early}, set(), {late}]
+
+
+async def test_a_history_in_no_order_is_read_to_its_end():
+    """A cut rests on the order of time; pages that have none are read on, and nothing is lost."""
+    async with pulling(past=NONE, settings=TWO_PAGES) as (world, puller):
+        book_hourly(world, 3_500)
+        world.service.is_history_shuffled = True
+        pulled = await puller.pull(BEGINNING)
+        assert pulled.is_last
+        assert world.ledger == world.truth

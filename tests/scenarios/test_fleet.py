@@ -16,6 +16,7 @@ from brokerd.connector.ports import LinkPorts
 from brokerd.domain import AccountId, LinkId, Phase, Proof
 from brokerd.errors import Fenced, StoreUnavailable
 from brokerd.ledger.memory import MemoryLedgerStore
+from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.writer import Writer
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.heartbeat import Heartbeat
@@ -119,7 +120,11 @@ class Fleet:
                 if account_id == row.account_id and held.removed_at is None
             }
             assert ledger == truth
-        told = Counter((e.account_id, e.deal_id, e.revision) for e in self.state.events)
+        told = Counter(
+            (e.account_id, e.deal_id, e.revision)
+            for e in self.state.events
+            if e.deal_id is not None
+        )
         assert max(told.values()) == 1
 
 
@@ -157,6 +162,8 @@ class Node:
             rest=fleet.service,
             stream=GatedStream(fleet.service, heartbeat=heartbeat),
             ledger=writer,
+            windows=MemoryWindows(fleet.state),
+            long_pulls=asyncio.Semaphore(1),
             lease=leases,
             settings=LinkSettings(),
             clock=fleet.clock,

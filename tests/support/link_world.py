@@ -35,6 +35,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
 from brokerd.ledger.memory import MemoryLedgerStore
+from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.ledger.writer import Writer
 from brokerd.pool.memory_leases import MemoryLeases
@@ -81,8 +82,9 @@ class WarpedMetaApi(SimulatedMetaApi):
 
     `hidden` deals are left out of history answers though the broker has them, and are not found by
     ticket unless `finds_hidden`; `refusal` is raised by every request, `history_failure` by the
-    next history pages; `before_page` runs while a page is asked for, `between_pages` when it was
-    read, `before_reading` before the account information is read.
+    next history pages; `is_history_shuffled` gives pages out of the order of time; `before_page`
+    runs while a page is asked for, `between_pages` when it was read, `before_reading` before the
+    account information is read.
     """
 
     def __init__(self, broker: Broker, *, faults: Faults) -> None:
@@ -96,9 +98,11 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.before_reading: Callable[[], None] | None = None
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
+        self.is_history_shuffled = False
         self.history_asked_at: list[float] = []
         self.history_asked_from: list[datetime] = []
         self.opened: list[MetaApiRef] = []
+        self.opened_from: list[datetime] = []
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account, or refuse."""
@@ -124,6 +128,9 @@ class WarpedMetaApi(SimulatedMetaApi):
         if self.before_page is not None:
             self.before_page()
         page = await super().deals(remote, start=start, end=end, offset=offset)
+        if self.is_history_shuffled:
+            first, *middle, last = page.deals
+            page = replace(page, deals=(first, *reversed(middle), last))
         if self.between_pages is not None:
             self.between_pages()
         return replace(page, deals=tuple(d for d in page.deals if d.deal_id not in self.hidden))
@@ -138,6 +145,7 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
+        self.opened_from.append(synced_through)
         return await super().open(remote, reliability=reliability, synced_through=synced_through)
 
     def _refuse_as_told(self) -> None:
@@ -247,6 +255,8 @@ class World:
             rest=self.service,
             stream=self.service,
             ledger=self.writer,
+            windows=MemoryWindows(self.state),
+            long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
             lease=self.leases,
             settings=self.settings,
             clock=self.clock,
@@ -326,6 +336,10 @@ class World:
     def switch_on(self, kind: FaultKind, **options: object) -> None:
         """Switch a fault on."""
         self.faults.switch_on(Fault(kind=kind, **options))
+
+    def switch_delay(self, seconds: float) -> None:
+        """Let the next request take so long."""
+        self.switch_on(FaultKind.DELAY, seconds=seconds, limit=1)
 
     def switch_off(self, kind: FaultKind) -> None:
         """Switch a fault off."""
