@@ -75,6 +75,24 @@ def test_migrate(database_url: str) -> None:
         assert connection.execute("SELECT count(*) FROM brokerd.deals").fetchone() == (0,)
 
 
+def test_migrate_names_a_reader(database_url: str) -> None:
+    """A role that exists may then read; one that does not is a mistake in the command."""
+    environment = _ENVIRONMENT | {"BROKERD_DATABASE__URL": database_url}
+    result = _brokerd("migrate", "--reader-role", "no-such-role", **environment)
+    assert result.returncode == 78
+    assert "create it first" in result.stderr
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE cli_reader")
+        try:
+            result = _brokerd("migrate", "--reader-role", "cli_reader", **environment)
+            assert (result.returncode, result.stderr) == (0, "")
+            may_read = "SELECT has_table_privilege('cli_reader', 'brokerd.deals', 'SELECT')"
+            assert connection.execute(may_read).fetchone() == (True,)
+        finally:
+            connection.execute("DROP OWNED BY cli_reader")
+            connection.execute("DROP ROLE cli_reader")
+
+
 def test_sandbox_serves_until_sigterm() -> None:
     """The sandbox says where it is, shows the accounts asked for, and ends on SIGTERM."""
     command = [sys.executable, "-m", "brokerd", "sandbox", "--accounts", "2", "--seed", "7"]

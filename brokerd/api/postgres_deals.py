@@ -42,7 +42,7 @@ def statement(query: DealQuery) -> sa.Select[tuple[object, ...]]:
 
 
 def _conditions(query: DealQuery) -> Sequence[sa.ColumnElement[bool]]:
-    found = [_owner(query), deals.c.removed_at.is_(None)]
+    found = [*_owner(query), deals.c.removed_at.is_(None)]
     if query.symbol is not None:
         found.append(deals.c.symbol == query.symbol)
     if query.kind is not None:
@@ -58,18 +58,22 @@ def _conditions(query: DealQuery) -> Sequence[sa.ColumnElement[bool]]:
     return found
 
 
-def _owner(query: DealQuery) -> sa.ColumnElement[bool]:
+def _owner(query: DealQuery) -> Sequence[sa.ColumnElement[bool]]:
     """Choose by user, or by the account that bears, or else last bore, the link id."""
     if query.link_id is None:
-        return deals.c.user_id == query.user_id
+        return [deals.c.user_id == query.user_id]
     bearer = (
         sa.select(accounts.c.account_id)
         .where(accounts.c.link_id == query.link_id)
         .order_by(accounts.c.deleted_at.desc().nulls_first())
         .limit(1)
-        .scalar_subquery()
     )
-    return deals.c.account_id == bearer
+    is_theirs = deals.c.account_id == bearer.scalar_subquery()
+    if query.symbol is None:
+        return [is_theirs]
+    # says nothing new, but lets the index of users and symbols serve
+    user = bearer.with_only_columns(accounts.c.user_id).scalar_subquery()
+    return [is_theirs, deals.c.user_id == user]
 
 
 def _stored(row: Row) -> StoredDeal:

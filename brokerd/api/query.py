@@ -15,7 +15,7 @@ from brokerd.domain import LinkId, UserId
 from brokerd.ledger.feed import BEGINNING, EventType, FeedCursor, FeedFilter
 
 DEFAULT_PAGE = 100
-DEFAULT_DAYS = 31
+DEFAULT_DAYS = 14
 """Of a page of totals: each of its days reads all the deals of that day."""
 _MAX_TEXT = 512
 _MAX_PARAMETERS = 32

@@ -89,6 +89,10 @@ def cases() -> Iterator[tuple[str, Case]]:
                 of_symbol = {**user, **order, "symbol": symbol}
                 yield f"{name} user {symbol}", deals_page(BY_SYMBOL, **of_symbol)
                 yield f"{name} user {symbol} behind", deals_page(BY_SYMBOL, **of_symbol, after=KEY)
+            # few of a symbol: the way over the account's deals would read them all
+            for symbol in ("NONE",) if number == SMALL else ("RARE", "NONE"):
+                of_symbol = {**link, **order, "symbol": symbol}
+                yield f"{name} link {symbol}", deals_page(BY_SYMBOL, **of_symbol)
             yield f"{name} link trades", deals_page(BY_ACCOUNT, **link, **order, kind="trade")
             day = {"start": MIDDLE, "end": MIDDLE + timedelta(days=1)}
             yield f"{name} link day", deals_page(BY_ACCOUNT, **link, **order, **day)
