@@ -1,0 +1,202 @@
+"""A writer's process dies, or sleeps, at every point of its work: nothing is lost or doubled."""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+from ledger_child import EXIT_FENCED, TRUTH, WINDOW_END, run_writer, write_of
+from ledger_rig import PostgresRig, check_ledger
+from prometheus_client import CollectorRegistry
+
+from brokerd.config.settings import DatabaseSettings, Secret
+from brokerd.domain import AccountId, Claim, Incarnation
+from brokerd.ledger.content import content_hash
+from brokerd.ledger.ports import NumberedWrite
+from brokerd.pool.postgres_nodes import PostgresNodes
+from brokerd.queue.postgres import PostgresQueue
+from brokerd.store.engine import open_database
+from brokerd.telemetry import Metrics
+
+CHILD = Path(__file__).parents[1] / "support" / "ledger_child.py"
+STRIDE = int(os.environ.get("BROKERD_SWEEP_STRIDE", "6"))
+"""Each step costs a process, half a second: the suite samples, 1 sweeps them all (a minute)."""
+REGISTER = """
+WITH a AS (
+    INSERT INTO brokerd.accounts (link_id, user_id, platform, login, server, currency, token,
+        metaapi_account_id, region, desired, priority)
+    VALUES (%s, 'u', 'mt5', %s, 'Demo', 'USD', 'main', %s, 'london', 'live', 'normal')
+    RETURNING account_id
+)
+INSERT INTO brokerd.leases (account_id, is_wanted, deadline) SELECT account_id, true, now() FROM a
+"""
+numbers = itertools.count(1)
+
+
+@dataclass
+class Told:
+    """What one run of the child said."""
+
+    durable: set[tuple[AccountId, str]] = field(default_factory=set)
+    claimed: Sequence[AccountId] = ()
+    stopped: int | None = None
+    code: int | None = None
+
+
+@dataclass
+class Stage:
+    """A database, a rig to look into it, and the process that forks the writers."""
+
+    url: str = field(repr=False)
+    rig: PostgresRig
+    child: asyncio.subprocess.Process
+
+    async def register(self) -> None:
+        """Register a link that waits for whoever claims."""
+        n = next(numbers)
+        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+            await connection.execute(REGISTER, (f"l{n}", str(n), f"m{n}"))
+
+    async def order(self, number: signal.Signals, step: int, node: str) -> Told:
+        """Let a fork write until it ended or stopped."""
+        for _ in range(2):
+            await self.register()
+        self.child.stdin.write(f"{number.name} {step} {node}\n".encode())
+        return await self.listen(Told())
+
+    async def listen(self, told: Told) -> Told:
+        """Take in what the fork says."""
+        while told.code is None:
+            word, *rest = (await self.child.stdout.readline()).decode().split()
+            match word:
+                case "claimed":
+                    told.claimed = [AccountId(int(each)) for each in rest[1:]]
+                case "durable":
+                    told.durable |= {(AccountId(int(rest[0])), each) for each in rest[1:]}
+                case "stopped":
+                    told.stopped = int(rest[0])
+                    return told
+                case "ended":
+                    told.code = int(rest[0])
+        return told
+
+    async def check_whole(self, told: Told) -> None:
+        """See that what was answered is there, and that every ledger agrees with itself."""
+        for account_id in told.claimed:
+            rows = await self.rig.rows(account_id)
+            assert {each for owner, each in told.durable if owner == account_id} <= rows.keys()
+            await check_ledger(self.rig, account_id)
+
+    async def check_truth(self, account_ids: Sequence[AccountId]) -> None:
+        """See that every ledger is what the broker says, each deal told once."""
+        for account_id in account_ids:
+            await check_ledger(self.rig, account_id)
+            rows = await self.rig.rows(account_id)
+            present = [content_hash(row.deal) for row in rows.values() if not row.is_removed]
+            assert sorted(present) == sorted(map(content_hash, TRUTH))
+            added = [e for e in await self.rig.events(account_id) if e.type == "deal.added"]
+            assert len(added) == len({e.deal_id for e in added}) == len(rows)
+            assert (await self.rig.windows(account_id))[-1].end == WINDOW_END
+
+    async def succeed(self, claims: Sequence[Claim]) -> None:
+        """Do as a successor does: the whole story again, and a pull at the end."""
+        await run_writer(self.rig.database, claims, tell=lambda *_: None)
+        for claim in claims:
+            async with asyncio.timeout(5):
+                await self.rig.store.commit([numbered(claim)])
+
+    async def start(self, node: str) -> Incarnation:
+        """Start a node in this process."""
+        return await self.nodes.register(node, max_links=2)
+
+    @property
+    def nodes(self) -> PostgresNodes:
+        """Return the register of nodes."""
+        return PostgresNodes(self.rig.database, heartbeats=self.rig.database)
+
+    @property
+    def queue(self) -> PostgresQueue:
+        """Return the queue."""
+        return PostgresQueue(self.rig.database)
+
+
+def show(text: str) -> None:
+    """Print a figure; `pytest -rP` shows it."""
+    sys.stdout.write(text + "\n")
+
+
+def numbered(claim: Claim) -> NumberedWrite:
+    """Pull the truth once more, under a number of its own."""
+    return NumberedWrite(write_id=next(numbers), write=write_of(claim, TRUTH, pulled_minutes=2))
+
+
+@pytest.fixture
+async def stage(database_url: str) -> AsyncIterator[Stage]:
+    """Start the forking process and open a pool."""
+    settings, metrics = DatabaseSettings(url=Secret(database_url)), Metrics(CollectorRegistry())
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CHILD)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"TEST_DATABASE_URL": database_url},
+    )
+    try:
+        async with open_database(settings, metrics=metrics, max_connections=4) as database:
+            yield Stage(database_url, PostgresRig(database), child)
+    finally:
+        child.stdin.close()
+        await child.wait()
+
+
+async def test_killed_at_every_suspension_it_loses_and_doubles_nothing(stage: Stage) -> None:
+    """SIGKILL before the 1st, 2nd … Nth resumption; the restarted node completes the ledger."""
+    for step in itertools.count(1, STRIDE):
+        node = f"node-{step}"
+        told = await stage.order(signal.SIGKILL, step, node)
+        await stage.check_whole(told)
+        if told.code == 0:
+            break
+        assert told.code == -signal.SIGKILL
+        claims = await stage.queue.claim(await stage.start(node), limit=2)  # frees its old leases
+        assert sorted(c.fence.account_id for c in claims) == sorted(told.claimed)
+        await stage.succeed(claims)
+        await stage.check_truth(told.claimed)
+    show(f"killed before every {STRIDE}th of {step} resumptions")
+    assert step > 50
+
+
+async def test_a_zombie_stopped_at_any_point_writes_nothing_when_it_wakes(stage: Stage) -> None:
+    """SIGSTOP within a write, links claimed elsewhere at once, SIGCONT: `Fenced`, no row more."""
+    slowest_seconds = 0.0
+    for step in itertools.count(STRIDE // 2 + 1, STRIDE):
+        told = await stage.order(signal.SIGSTOP, step, f"zombie-{step}")
+        if told.code is not None:
+            break
+        successor = await stage.start(f"successor-{step}")
+        started = time.perf_counter()
+        await stage.nodes.bury(successor, silent_seconds=0.0)
+        claims = await stage.queue.claim(successor, limit=2)
+        slowest_seconds = max(slowest_seconds, time.perf_counter() - started)
+        assert sorted(c.fence.account_id for c in claims) == sorted(told.claimed)
+        await stage.succeed(claims)
+        before = [await stage.rig.events(account_id) for account_id in told.claimed]
+        os.kill(told.stopped, signal.SIGCONT)
+        await stage.listen(told)
+        # 0: it had nothing left to write, its answers were already on their way
+        assert told.code in {EXIT_FENCED, 0}
+        assert [await stage.rig.events(account_id) for account_id in told.claimed] == before
+        await stage.check_whole(told)
+        await stage.check_truth(told.claimed)
+        await stage.nodes.retire(successor)
+    show(
+        f"stopped before every {STRIDE}th of {step} resumptions; claimed in {slowest_seconds:.3f} s"
+    )
+    assert step > 50
+    assert slowest_seconds < 2
