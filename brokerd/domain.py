@@ -190,6 +190,57 @@ class Source(StrEnum):
     PULL = "pull"
 
 
+class BadReason(StrEnum):
+    """Why a record is in quarantine."""
+
+    MALFORMED = "malformed"  # not the JSON of a deal: a field is missing, or of another type
+    NO_ID = "no_id"  # nothing to tell it from others by
+    NUMBER = "number"  # NaN, infinite, or beyond what the ledger can hold
+    TEXT = "text"  # NUL, half a character, bytes that are no UTF-8
+    SIZE = "size"  # larger than any deal is
+    REFUSED = "refused"  # we saw nothing wrong, the database did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRecord:
+    """A record of an account that cannot be a row of the ledger; made by `connector.poison`.
+
+    `digest` is the hash of the record as it came: the same record seen again is the same one.
+    `raw` is that record in a form any store can hold, cut when it is huge (`is_cut`); `problem`
+    is printable and short. `deal_id` and `time` are None when even they cannot be read.
+    """
+
+    digest: str
+    reason: BadReason
+    problem: str
+    deal_id: DealId | None
+    time: datetime | None
+    raw: str = field(repr=False)
+    raw_bytes: int
+    is_cut: bool
+
+
+class QuarantineState(StrEnum):
+    """What became of a record in quarantine."""
+
+    OPEN = "open"  # the ledger lacks what it says
+    REPLAYED = "replayed"  # it can be read by now, and is in the ledger
+    DISCARDED = "discarded"  # an operator says that the ledger lacks nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRecord:
+    """An open record of the quarantine, as the owner of its link needs it.
+
+    `raw` is set once an operator asked for a replay; `seen_at` is when a pull last brought it.
+    """
+
+    quarantine_id: int
+    deal_id: DealId | None
+    seen_at: datetime
+    raw: str | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
     """The right to write for one account: owner and epoch must still be the lease's."""
@@ -266,21 +317,29 @@ class LinkWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOutcome:
-    """What one `LinkWrite` did; what is in none of the three was already there, unchanged."""
+    """What one `LinkWrite` did; what is in none of the sets was already there, unchanged.
+
+    `refused` are deals that went to the quarantine instead.
+    """
 
     inserted: frozenset[DealId]
     revised: frozenset[DealId]
     removed: frozenset[DealId]
+    refused: frozenset[DealId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """The ledger's sums of one account over all its deals that are not removed."""
+    """The ledger's sums of one account over all its deals that are not removed.
+
+    `quarantined` records are open beside them: the ledger lacks what those say.
+    """
 
     deals: int
     balance: Decimal
     credit: Decimal
     unmapped_types: frozenset[str]
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

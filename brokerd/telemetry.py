@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
-from brokerd.domain import Phase, Source
+from brokerd.domain import BadReason, Phase, Source
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 FEED_HOLDERS = ("brokerd", "other", "prepared")
@@ -121,6 +121,18 @@ class Metrics:
         self.deals_committed = Counter(
             "brokerd_deals_committed", "Deals written.", ["result"], registry=registry
         )
+        self.deals_quarantined = Counter(
+            "brokerd_deals_quarantined",
+            "Records that are no deals, when first seen.",
+            ["reason"],
+            registry=registry,
+        )
+        self.quarantine_size = Gauge(
+            "brokerd_quarantine_size",
+            "Open records in quarantine, of all links.",
+            ["reason"],
+            registry=registry,
+        )
         self.deals_missed = Counter(
             "brokerd_deals_found_by_pull",
             "Deals of a live link that a pull found and the stream had not brought.",
@@ -222,6 +234,8 @@ class Metrics:
             self.link_transitions.labels(to=phase)
         for source in Source:
             self.deals_received.labels(path=source)
+        for reason in BadReason:
+            self.deals_quarantined.labels(reason=reason)
         for result in ("inserted", "duplicate", "revised", "removed"):
             self.deals_committed.labels(result=result)
         for cause in ("first", "reconnect"):

@@ -63,7 +63,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
         values = getattr(settings, section.name)
         for field in fields(values) if hasattr(values, "__dataclass_fields__") else ():
             key, value = f"{section.name}.{field.name}", getattr(values, field.name)
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
             if not math.isfinite(value) or value < 0:
                 yield f"{key}: is {value}; it must be a finite number, not below 0"

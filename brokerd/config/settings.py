@@ -57,8 +57,10 @@ class LinkSettings:
     rolling_overlap_seconds: float = 259_200.0  # 72 h: late and edited deals
     rolling_interval_seconds: float = 300.0  # between two rolling pulls of a live link
     pull_pages: int = 20  # of 1,000 deals, until a long history closes a window and goes on
+    verify_interval_seconds: float = 43_200.0  # between re-reads of old windows, one at a time
     max_long_pulls: int = 4  # of this node at once; they would crowd the others out
     removal_recheck_seconds: float = 600.0  # between the pulls that must agree a deal is gone
+    quarantine_blocks: bool = False  # whether an unreadable deal stops the watermark
     proof_interval_seconds: float = 86_400.0  # between balance proofs of a live link
     proof_retry_seconds: float = 60.0  # between the three mismatches that make it False
     backoff_base_seconds: float = 1.0

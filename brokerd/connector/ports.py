@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from random import Random
@@ -13,14 +13,18 @@ from brokerd.config.settings import LinkSettings
 from brokerd.domain import (
     AccountId,
     Backoff,
+    BadRecord,
     Book,
     Deal,
     DealId,
     Fence,
+    LinkId,
     LinkStatus,
     LinkWrite,
     MetaApiRef,
+    OpenRecord,
     Platform,
+    Source,
     Totals,
     Window,
     WriteOutcome,
@@ -65,10 +69,23 @@ class AccountInformation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DealsPage:
-    """One page of history. `is_synchronizing`: MetaApi says the answer may be incomplete."""
+    """One page of history. `is_synchronizing`: MetaApi says the answer may be incomplete.
+
+    `unreadable` are records that are no deals, by their place among all records of the page.
+    """
 
     deals: tuple[Deal, ...]
     is_synchronizing: bool
+    unreadable: Mapping[int, BadRecord] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Return what tells each record of the page from the others, in their order."""
+        deals = iter(self.deals)
+        return [
+            self.unreadable[place].digest if place in self.unreadable else next(deals).deal_id
+            for place in range(len(self.deals) + len(self.unreadable))
+        ]
 
 
 class RestPort(Protocol):
@@ -195,6 +212,25 @@ class Ledger(Protocol):
 
     async def totals(self, account_id: AccountId) -> Totals:
         """Return the ledger's sums over all deals of the account that are not removed."""
+
+    @property
+    def quarantine(self) -> "Quarantine":
+        """Return where records go that cannot be deals."""
+
+
+class Quarantine(Protocol):
+    """What the ledger keeps of records that it cannot hold. Raises as `Ledger` does."""
+
+    async def keep(
+        self, fence: Fence, records: Sequence[BadRecord], *, link_id: LinkId, source: Source
+    ) -> None:
+        """Keep the records; the same one again is noted as seen once more."""
+
+    async def open_records(self, account_id: AccountId) -> Sequence[OpenRecord]:
+        """Return the records of an account that are still open."""
+
+    async def close(self, fence: Fence, quarantine_ids: Sequence[int]) -> None:
+        """Note that what these records say is in the ledger now."""
 
 
 class Windows(Protocol):

@@ -36,12 +36,16 @@ def compare(
     """Compare two equal readings with the ledger between them; None when the account moved.
 
     `is_partial`: the history was asked from a date on, so that its sum proves nothing by itself.
-    An unmapped deal type or an unknown currency precision leaves the proof Unknown.
+    A record in quarantine, which may be worth anything, an unmapped deal type or an unknown
+    currency precision leaves the proof Unknown.
     """
     if (before.balance, before.credit) != (after.balance, after.credit):
         return None
     if is_partial:
         return Finding(proof=Proof.UNKNOWN, detail="history starts at syncFrom, not at the opening")
+    if totals.quarantined:
+        detail = f"unreadable deals in quarantine: {totals.quarantined}"
+        return Finding(proof=Proof.UNKNOWN, detail=detail)
     if totals.unmapped_types:
         names = ", ".join(sorted(totals.unmapped_types))
         return Finding(proof=Proof.UNKNOWN, detail=f"deal types of unknown book: {names}")
@@ -92,12 +96,18 @@ class Verdict:
     last_mismatch_at: datetime | None = None
 
 
+def is_next_the_last(previous: Verdict, *, now: datetime, retry_seconds: float) -> bool:
+    """Say whether one more mismatch now would make the verdict False."""
+    return previous.mismatches == MISMATCHES_NEEDED - 1 and not _is_soon(
+        previous, now=now, retry_seconds=retry_seconds
+    )
+
+
 def judge(previous: Verdict, finding: Finding, *, now: datetime, retry_seconds: float) -> Verdict:
     """Fold a finding into the verdict: False only after three mismatches, each a while apart."""
     if finding.proof is not Proof.MISMATCH:
         return Verdict(finding=finding)
-    last = previous.last_mismatch_at
-    if last is not None and now - last < timedelta(seconds=retry_seconds):
+    if _is_soon(previous, now=now, retry_seconds=retry_seconds):
         return previous
     mismatches = previous.mismatches + 1
     shown = finding
@@ -107,3 +117,8 @@ def judge(previous: Verdict, finding: Finding, *, now: datetime, retry_seconds: 
             detail=f"mismatch {mismatches} of {MISMATCHES_NEEDED}: {finding.detail}",
         )
     return Verdict(finding=shown, mismatches=mismatches, last_mismatch_at=now)
+
+
+def _is_soon(previous: Verdict, *, now: datetime, retry_seconds: float) -> bool:
+    last = previous.last_mismatch_at
+    return last is not None and now - last < timedelta(seconds=retry_seconds)

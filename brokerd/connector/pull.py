@@ -6,12 +6,13 @@ That rests on pages coming in the order of time, so it is checked on every page;
 comes in no such order the pull ends where the history ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
 from brokerd.connector.ports import PAGE_LIMIT, DealsPage, HeldDeal, LinkPorts
+from brokerd.connector.quarantine import PullQuarantine, open_quarantine
 from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source, WriteOutcome
 from brokerd.errors import Incomplete, Synchronizing
 
@@ -52,13 +53,14 @@ class Puller:
         self._windows = ports.windows
         self._clock = ports.clock
         self._max_pages = ports.settings.pull_pages
+        self._quarantine_blocks = ports.settings.quarantine_blocks
 
     async def pull(self, start: datetime, *, until: datetime | None = None) -> Pulled:
         """Pull a span from `start` and commit its pages; whole unless it exceeds the page budget.
 
         It reaches to `until`, or beyond now. Does not close a window: the caller first judges what
         is missing. Raises `Synchronizing` when MetaApi's copy is incomplete, `Incomplete` when
-        history moved between two pages.
+        history moved between two pages, or while the quarantine blocks.
         """
         fetched_at = self._clock.now()
         asked_end = fetched_at + HORIZON if until is None else until
@@ -68,15 +70,20 @@ class Puller:
         )
         held = await self._ledger.held(account_id, start=start, end=end)
         reading = _Reading(start=start, end=end, max_pages=self._max_pages)
+        quarantine = await open_quarantine(self._claim, ledger=self._ledger)
         missing, inserted, revised = dict(held), set[DealId](), set[DealId]()
         while not reading.is_done:
             page_fetched_at = self._clock.now()
             page = await self._page(start, end, reading.offset)
-            done = await self.commit(reading.take(page), fetched_at=page_fetched_at)
+            deals = reading.take(page)
+            await quarantine.keep(page)
+            done = await self.commit(deals, fetched_at=page_fetched_at)
             inserted |= done.inserted
             revised |= done.revised
-            for deal in page.deals:
-                missing.pop(deal.deal_id, None)
+            quarantine.saw(page.deals, refused=done.refused)
+            for deal_id in _present(page):
+                missing.pop(deal_id, None)
+        inserted |= await self._heal(quarantine)
         if reading.end < end:  # what we hold beyond the cut was not looked for
             held = await self._ledger.held(account_id, start=start, end=reading.end)
             missing = {deal_id: deal for deal_id, deal in missing.items() if deal_id in held}
@@ -109,6 +116,22 @@ class Puller:
             )
         )
 
+    async def _heal(self, quarantine: PullQuarantine) -> frozenset[DealId]:
+        """Store what can be read again, close what healed; return the deals that were new."""
+        inserted: set[DealId] = set()
+        replayed: set[int] = set()
+        for record, deal in quarantine.replays():
+            done = await self.commit((deal,), fetched_at=record.seen_at)
+            inserted |= done.inserted
+            if not done.refused:
+                replayed.add(record.quarantine_id)
+        await quarantine.close(frozenset(replayed))
+        if self._quarantine_blocks:
+            left = await self._ledger.quarantine.open_records(self._claim.fence.account_id)
+            if left:
+                raise Incomplete(f"unreadable deals in quarantine, which blocks: {len(left)}")
+        return frozenset(inserted)
+
     async def _page(self, start: datetime, end: datetime, offset: int) -> DealsPage:
         page = await self._rest.deals(self._claim.spec.metaapi, start=start, end=end, offset=offset)
         if page.is_synchronizing:
@@ -128,22 +151,26 @@ class _Reading:
         self.is_done = False
         self._start = start
         self._pages_left = max_pages
-        self._last: Deal | None = None
+        self._last_key: str | None = None
+        self._last_time = start
         self._is_ordered = True
 
     def take(self, page: DealsPage) -> tuple[Deal, ...]:
         """Note a page and return its new deals."""
-        deals = _continue(self._last, page)
-        if len(page.deals) < PAGE_LIMIT:
+        keys = page.keys
+        deals = _continue(self._last_key, page, keys)
+        if len(keys) < PAGE_LIMIT:
             self.is_done = True
             return deals
         self._is_ordered = self._is_ordered and _is_ordered(page.deals)
-        self._last = page.deals[-1]
-        # One deal of the last page is read again: if it is not first now, history moved.
-        self.offset += len(page.deals) - 1
+        self._last_key = keys[-1]
+        if page.deals:
+            self._last_time = page.deals[-1].time
+        # One record of the last page is read again: if it is not first now, history moved.
+        self.offset += len(keys) - 1
         self._pages_left -= 1
-        if self._pages_left <= 0 and self._is_ordered and self._last.time > self._start:
-            self.is_done, self.end = True, self._last.time
+        if self._pages_left <= 0 and self._is_ordered and self._last_time > self._start:
+            self.is_done, self.end = True, self._last_time
         return deals
 
 
@@ -151,10 +178,19 @@ def _is_ordered(deals: tuple[Deal, ...]) -> bool:
     return all(one.time <= two.time for one, two in pairwise(deals))
 
 
-def _continue(last: Deal | None, page: DealsPage) -> tuple[Deal, ...]:
+def _continue(last: str | None, page: DealsPage, keys: Sequence[str]) -> tuple[Deal, ...]:
     """Return the page's new deals; raise `Incomplete` unless it continues where `last` ended."""
     if last is None:
         return page.deals
-    if not page.deals or page.deals[0].deal_id != last.deal_id:
-        raise Incomplete(f"history moved while it was read, around deal {last.deal_id}")
-    return page.deals[1:]
+    if not keys or keys[0] != last:
+        raise Incomplete(f"history moved while it was read, around deal {last}")
+    return page.deals if 0 in page.unreadable else page.deals[1:]
+
+
+def _present(page: DealsPage) -> Iterator[DealId]:
+    """Yield the deals that the broker has, readable or not."""
+    for deal in page.deals:
+        yield deal.deal_id
+    for record in page.unreadable.values():
+        if record.deal_id is not None:
+            yield record.deal_id

@@ -64,7 +64,7 @@ def ripe(suspects: Suspects) -> frozenset[DealId]:
 
 def is_proven_without(seen: AccountInformation, totals: Totals, gone: Collection[HeldDeal]) -> bool:
     """Say whether balance and credit equal the ledger without the deals that are gone."""
-    if totals.unmapped_types:
+    if totals.unmapped_types or totals.quarantined:
         return False
     balance = sum((deal.amount for deal in gone if deal.book is Book.BALANCE), Decimal(0))
     credit = sum((deal.amount for deal in gone if deal.book is Book.CREDIT), Decimal(0))

@@ -16,15 +16,17 @@ broker's clock on the wall and has no zone.
 entry is therefore appended: `123456:IN`, `123456:OUT`. MT5's tickets are kept as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Literal
 
 import msgspec
 
+from brokerd.connector.poison import bad_record, name_of, reason_of, shown
 from brokerd.connector.ports import AccountInformation, DealsPage, RemoteAccount
-from brokerd.domain import MAX_ID_LENGTH, Deal, DealId, Platform
+from brokerd.connector.salvage import records_of
+from brokerd.domain import MAX_ID_LENGTH, BadRecord, Deal, DealId, Platform
 from brokerd.errors import BadDeal, MalformedAnswer
 
 _ZERO = Decimal(0)
@@ -93,17 +95,10 @@ class _InformationRecord(msgspec.Struct, rename="camel"):
     currency_digits: int | None = None
 
 
-class _Named(msgspec.Struct):
-    """As much of a deal we cannot read as is needed to name it."""
-
-    id: str | int
-
-
 _decode_deal = msgspec.json.Decoder(_DealRecord).decode
 _decode_page = msgspec.json.Decoder(list[msgspec.Raw] | _DealsAnswer).decode
 _decode_account = msgspec.json.Decoder(_AccountRecord).decode
 _decode_information = msgspec.json.Decoder(_InformationRecord).decode
-_decode_named = msgspec.json.Decoder(_Named).decode
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -122,18 +117,38 @@ def deal_from_stream(record: Mapping[str, object], *, platform: Platform | None 
 def deals_from_json(body: bytes, *, platform: Platform | None = None) -> DealsPage:
     """Read a history answer: the documented array, or an object that says `synchronizing`.
 
-    Raises `MalformedAnswer` when the answer is neither, `BadDeal` when one of its records is bad.
+    Records that are no deals stand apart in the page. Raises `MalformedAnswer` when the answer
+    as a whole is none.
     """
     try:
         answer = _decode_page(body)
     except _UNREADABLE as error:
-        raise MalformedAnswer(f"not a list of deals: {error}") from None
-    if isinstance(answer, _DealsAnswer):
-        records, is_synchronizing = answer.deals, answer.synchronizing
+        records, is_synchronizing = _salvaged(body, error)
     else:
-        records, is_synchronizing = answer, False
-    deals = tuple(_deal_from_json(bytes(record), platform) for record in records)
-    return DealsPage(deals=deals, is_synchronizing=is_synchronizing)
+        is_object = isinstance(answer, _DealsAnswer)
+        records = [bytes(each) for each in (answer.deals if is_object else answer)]
+        is_synchronizing = is_object and answer.synchronizing
+    deals: list[Deal] = []
+    unreadable: dict[int, BadRecord] = {}
+    for place, record in enumerate(records):
+        try:
+            deals.append(deal_from_record(record, platform=platform))
+        except BadDeal as error:
+            problem = str(error)
+            reason = reason_of(record, problem)
+            unreadable[place] = bad_record(record, reason=reason, problem=problem)
+    return DealsPage(deals=tuple(deals), is_synchronizing=is_synchronizing, unreadable=unreadable)
+
+
+def _salvaged(body: bytes, error: Exception) -> tuple[Sequence[bytes], bool]:
+    """Take a page apart that one of its records spoils; else it is no page."""
+    try:
+        records, is_synchronizing = records_of(body)
+    except MalformedAnswer:
+        raise MalformedAnswer(f"not a list of deals: {shown(str(error))}") from None
+    if not any(record.startswith(b"{") for record in records):
+        raise MalformedAnswer(f"not a list of deals: {shown(str(error))}") from None
+    return records, is_synchronizing
 
 
 def account_from_json(body: bytes) -> RemoteAccount:
@@ -175,14 +190,18 @@ def account_information_from_json(body: bytes) -> AccountInformation:
     )
 
 
-def _deal_from_json(record: bytes, platform: Platform | None) -> Deal:
+def deal_from_record(record: bytes, *, platform: Platform | None = None) -> Deal:
+    """Read one record of a history answer; raises `BadDeal` naming the deal and the field.
+
+    Raises `MalformedAnswer` for what is no record at all: then the list is not one of deals.
+    """
     if not record.startswith(b"{"):
         raise MalformedAnswer(f"not a list of deals: one of them is {record[:_SHOWN_LENGTH]!r}")
     try:
         raw = msgspec.json.format(record, indent=-1).decode()
         return _deal(_decode_deal(record), raw=raw, platform=platform)
     except _UNREADABLE as error:
-        raise _bad_deal(_name_of(record), error) from None
+        raise _bad_deal(name_of(record), error) from None
 
 
 def _deal(record: _DealRecord, *, raw: str, platform: Platform | None) -> Deal:
@@ -238,13 +257,6 @@ def _text_or_none(value: str | int | None) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _name_of(record: bytes) -> str | int | None:
-    try:
-        return _decode_named(record).id
-    except _UNREADABLE:
-        return None
-
-
 def _bad_deal(deal_id: object, error: Exception) -> BadDeal:
     name = "without an id" if deal_id is None else repr(deal_id)[:_SHOWN_LENGTH]
-    return BadDeal(f"deal {name}: {error}")
+    return BadDeal(shown(f"deal {name}: {error}"))

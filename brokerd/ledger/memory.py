@@ -24,6 +24,7 @@ from brokerd.ledger import content
 from brokerd.ledger.change import Change, Held, change_by_deal, change_by_removal, may_change
 from brokerd.ledger.feed import EventType
 from brokerd.ledger.memory_events import Outbox
+from brokerd.ledger.memory_quarantine import MemoryQuarantine
 from brokerd.ledger.payload import deal_payload
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.store.memory import DealRow, HeadRow, MemoryState, RevisionRow
@@ -68,6 +69,7 @@ class MemoryLedgerStore:
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state
+        self.quarantine = MemoryQuarantine(state)
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
         """Commit all writes at once, each under its fence; at most one per account."""
@@ -124,6 +126,7 @@ class MemoryLedgerStore:
             balance=sum((d.amount for d in deals if d.book is Book.BALANCE), Decimal(0)),
             credit=sum((d.amount for d in deals if d.book is Book.CREDIT), Decimal(0)),
             unmapped_types=frozenset(d.type for d in deals if d.book is Book.UNMAPPED),
+            quarantined=len(await self.quarantine.open_records(account_id)),
         )
 
     def _apply(self, numbered: NumberedWrite) -> WriteOutcome:

@@ -6,7 +6,17 @@ from datetime import datetime
 from typing import Protocol
 
 from brokerd.connector.ports import HeldDeal
-from brokerd.domain import AccountId, DealId, Fence, LinkWrite, Totals, WriteOutcome
+from brokerd.domain import (
+    AccountId,
+    BadRecord,
+    DealId,
+    Fence,
+    LinkWrite,
+    OpenRecord,
+    Source,
+    Totals,
+    WriteOutcome,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +31,30 @@ class NumberedWrite:
     write: LinkWrite
 
 
+class QuarantineStore(Protocol):
+    """The rows of what cannot be deals.
+
+    All methods raise `StoreUnavailable`; those with a fence raise `Fenced`, and wrote nothing.
+    """
+
+    async def keep(
+        self, fence: Fence, records: Sequence[BadRecord], *, source: Source
+    ) -> Sequence[str]:
+        """Keep records of different digests and return the digests of those that are new."""
+
+    async def open_records(self, account_id: AccountId) -> Sequence[OpenRecord]:
+        """Return the records of an account that are still open, oldest first."""
+
+    async def close(self, fence: Fence, quarantine_ids: Sequence[int]) -> None:
+        """Note that what these records say is in the ledger now."""
+
+
 class LedgerStore(Protocol):
     """The ledger's rows. Every method raises `StoreUnavailable`."""
+
+    @property
+    def quarantine(self) -> QuarantineStore:
+        """Return the rows of what cannot be deals."""
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
         """Commit all writes at once, each under its fence; at most one per account.

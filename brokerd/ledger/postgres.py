@@ -9,13 +9,22 @@ import psycopg
 import sqlalchemy as sa
 
 from brokerd.connector.ports import HeldDeal
-from brokerd.domain import AccountId, Book, DealId, Fence, Totals, WriteOutcome
+from brokerd.domain import (
+    AccountId,
+    Book,
+    DealId,
+    Fence,
+    QuarantineState,
+    Totals,
+    WriteOutcome,
+)
 from brokerd.errors import BadDeal, Fenced, StoreUnavailable
 from brokerd.ledger import statements
 from brokerd.ledger.arrays import arrays_of
 from brokerd.ledger.ports import NumberedWrite
+from brokerd.ledger.postgres_quarantine import PostgresQuarantine
 from brokerd.store.engine import Database
-from brokerd.store.tables import deals, heads
+from brokerd.store.tables import deals, heads, quarantine
 
 _STALE_ATTEMPTS = 5
 """How often a write that met another of the same fence is sent again at once."""
@@ -33,6 +42,7 @@ class PostgresLedgerStore:
         """Write to a database; `told` is set whenever there may be something new in the feed."""
         self._database = database
         self._told = told or asyncio.Event()
+        self.quarantine = PostgresQuarantine(database)
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
         """Commit all writes at once, each under its fence; at most one per account."""
@@ -107,6 +117,11 @@ class PostgresLedgerStore:
             sa.func.array_agg(deals.c.type.distinct())
             .filter(deals.c.book == Book.UNMAPPED)
             .label("unmapped"),
+            sa.select(sa.func.count())
+            .where(quarantine.c.account_id == account_id)
+            .where(quarantine.c.state == QuarantineState.OPEN)
+            .scalar_subquery()
+            .label("quarantined"),
         ).where(deals.c.account_id == account_id, deals.c.removed_at.is_(None))
         async with self._database.statement() as connection:
             row = (await connection.execute(query)).one()
@@ -115,6 +130,7 @@ class PostgresLedgerStore:
             balance=row.balance,
             credit=row.credit,
             unmapped_types=frozenset(row.unmapped or ()),
+            quarantined=row.quarantined,
         )
 
     async def _send(self, writes: Sequence[NumberedWrite]) -> Sequence[sa.Row[_Answer]]:

@@ -2,35 +2,69 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import NamedTuple
 
-from brokerd.domain import MAX_ID_LENGTH, Deal, LinkWrite, Source
+from brokerd.connector.poison import MAX_RAW_BYTES, bad_record
+from brokerd.domain import MAX_ID_LENGTH, BadReason, BadRecord, Deal, LinkWrite, Source
 from brokerd.errors import BadDeal
 from brokerd.ledger.content import DECIMAL_PLACES
 
 MAX_WORD_LENGTH = 128
 """Of a type, an entry, a symbol or a broker's time; real ones stay below 40."""
-MAX_RAW_BYTES = 65_536
-"""Of a deal as received; a real one has some 600."""
-
 _TOO_LARGE = Decimal(10) ** 20
 
 
+class _Problem(NamedTuple):
+    """What is wrong with a deal."""
+
+    reason: BadReason
+    text: str
+
+
 def check(write: LinkWrite) -> None:
-    """Raise `BadDeal` for the first deal that Postgres would refuse or silently change.
+    """Raise `BadDeal` for a removal that cannot be a deal's.
 
     A pull that does not say when it began, or removals by the stream, are our own mistake.
     """
     is_pull = write.source is Source.PULL
     if is_pull != (write.fetched_at is not None) or (write.removals and not is_pull):
         raise ValueError("only a pull, and every pull, says when it began and may remove")
-    for deal in write.deals:
-        problem = _problem(deal)
-        if problem is not None:
-            raise BadDeal(f"deal {deal.deal_id[:MAX_ID_LENGTH]!r}: {problem}")
     for deal_id in write.removals:
         problem = _text_problem(deal_id, MAX_ID_LENGTH)
         if problem is not None:
-            raise BadDeal(f"removal of {deal_id[:MAX_ID_LENGTH]!r}: {problem}")
+            raise BadDeal(f"removal of {deal_id[:MAX_ID_LENGTH]!r}: {problem.text}")
+
+
+def sift(write: LinkWrite) -> tuple[LinkWrite, tuple[tuple[Deal, BadRecord], ...]]:
+    """Part a write from the deals that Postgres would refuse or silently change."""
+    judged = [(deal, _problem(deal)) for deal in write.deals]
+    bad = tuple(
+        (deal, bad_deal(deal, problem.reason, problem.text))
+        for deal, problem in judged
+        if problem is not None
+    )
+    if not bad:
+        return write, ()
+    return replace(write, deals=tuple(deal for deal, problem in judged if problem is None)), bad
+
+
+def bad_deal(deal: Deal, reason: BadReason, problem: str) -> BadRecord:
+    """Make what the quarantine keeps of a deal that cannot be stored."""
+    raw = deal.raw.encode("utf-8", "backslashreplace")  # half a character becomes a JSON escape
+    record = bad_record(raw, reason=reason, problem=f"deal {deal.deal_id[:64]!r}: {problem}")
+    return replace(
+        record,
+        deal_id=deal.deal_id if _text_problem(deal.deal_id, MAX_ID_LENGTH) is None else None,
+        time=None if deal.time.tzinfo is None else deal.time,
+    )
+
+
+def halves(write: LinkWrite) -> tuple[LinkWrite, LinkWrite]:
+    """Cut a write of several deals in two; its removals are a half of their own."""
+    if write.removals:
+        return replace(write, removals=()), replace(write, deals=())
+    middle = len(write.deals) // 2
+    return replace(write, deals=write.deals[:middle]), replace(write, deals=write.deals[middle:])
 
 
 def distinct(write: LinkWrite) -> LinkWrite:
@@ -61,9 +95,9 @@ def pieces(write: LinkWrite, *, max_deals: int) -> tuple[LinkWrite, ...]:
     return (*deals, *removals)
 
 
-def _problem(deal: Deal) -> str | None:
+def _problem(deal: Deal) -> _Problem | None:
     if deal.time.tzinfo is None:
-        return "time has no zone"
+        return _Problem(BadReason.MALFORMED, "time has no zone")
     texts = (
         ("deal_id", deal.deal_id, MAX_ID_LENGTH),
         ("type", deal.type, MAX_WORD_LENGTH),
@@ -76,9 +110,9 @@ def _problem(deal: Deal) -> str | None:
     )
     for name, text, limit in texts:
         if text is not None and (problem := _text_problem(text, limit)):
-            return f"{name} {problem}"
+            return _Problem(problem.reason, f"{name} {problem.text}")
     if not deal.deal_id:
-        return "deal_id is empty"
+        return _Problem(BadReason.NO_ID, "deal_id is empty")
     numbers = (
         ("volume", deal.volume),
         ("price", deal.price),
@@ -87,24 +121,28 @@ def _problem(deal: Deal) -> str | None:
         ("swap", deal.swap),
     )
     for name, number in numbers:
-        if number is not None and (problem := _number_problem(number)):
-            return f"{name} {problem}"
+        if number is not None and (wrong := _number_problem(number)):
+            return _Problem(BadReason.NUMBER, f"{name} {wrong}")
     return None
 
 
-def _text_problem(text: str, limit: int) -> str | None:
+def _text_problem(text: str, limit: int) -> _Problem | None:
     if len(text) > limit:
-        return f"is longer than {limit}"
+        return _too_long(limit)
     if "\0" in text:
-        return "contains NUL"
+        return _Problem(BadReason.TEXT, "contains NUL")
     if not text.isascii():
         try:
             size = len(text.encode())
         except UnicodeEncodeError:
-            return "contains half of a character"  # a lone surrogate
+            return _Problem(BadReason.TEXT, "contains half of a character")  # a lone surrogate
         if size > limit:
-            return f"is longer than {limit}"
+            return _too_long(limit)
     return None
+
+
+def _too_long(limit: int) -> _Problem:
+    return _Problem(BadReason.SIZE, f"is longer than {limit}")
 
 
 def _number_problem(number: Decimal) -> str | None:

@@ -7,6 +7,7 @@ numbered write is sent again, so its outcome tells what it did, whichever try di
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from random import Random
 from typing import TypeVar
@@ -17,11 +18,21 @@ from brokerd.clock import Clock
 from brokerd.config.settings import LedgerSettings
 from brokerd.connector.backoff import after_failure
 from brokerd.connector.ports import HeldDeal
-from brokerd.domain import AccountId, Backoff, DealId, Fence, LinkWrite, Totals, WriteOutcome
+from brokerd.domain import (
+    AccountId,
+    Backoff,
+    BadReason,
+    DealId,
+    Fence,
+    LinkWrite,
+    Totals,
+    WriteOutcome,
+)
 from brokerd.errors import BadDeal, Fenced, StoreUnavailable
 from brokerd.ledger import rows
 from brokerd.ledger.buffer import Buffer, Pending
 from brokerd.ledger.ports import LedgerStore, NumberedWrite
+from brokerd.ledger.quarantine import QuarantineDesk
 from brokerd.telemetry import Metrics
 
 _FIRST_RETRY_SECONDS = 0.05
@@ -54,6 +65,7 @@ class Writer:
         self._buffer = Buffer(max_rows=settings.buffer_deals, batch_rows=settings.batch_deals)
         self._is_stopping = False
         self._is_store_away = False
+        self.quarantine = QuarantineDesk(store.quarantine, insist=self._insist, metrics=metrics)
 
     async def run(self) -> None:
         """Commit batch after batch, until cancelled; then whoever still waits is told."""
@@ -77,15 +89,21 @@ class Writer:
     async def write(self, write: LinkWrite) -> WriteOutcome:
         """Commit deals and removals; returns when they are durable. May wait: back-pressure.
 
-        Raises `BadDeal`, `Fenced`, and `StoreUnavailable` only when the writer ends. A write of
-        more than a batch is committed in parts: when it fails, the first ones may be durable.
-        Cancelling leaves open whether it is.
+        A deal that cannot be stored goes to the quarantine, the others commit. Raises `Fenced`,
+        and `StoreUnavailable` only when the writer ends. A write of more than a batch is committed
+        in parts: when it fails, the first ones may be durable. Cancelling leaves open whether it
+        is.
         """
         rows.check(write)
-        outcome = _NOTHING
-        for piece in rows.pieces(rows.distinct(write), max_deals=self._settings.batch_deals):
-            if piece.deals or piece.removals:
-                outcome = _merged(outcome, await self._enqueue(piece))
+        sound, bad = rows.sift(write)
+        if bad:
+            records = [record for _, record in bad]
+            await self.quarantine.keep(
+                write.fence, records, link_id=write.link_id, source=write.source
+            )
+        outcome = replace(_NOTHING, refused=frozenset(deal.deal_id for deal, _ in bad))
+        for piece in rows.pieces(rows.distinct(sound), max_deals=self._settings.batch_deals):
+            outcome = _merged(outcome, await self._place(piece))
         return outcome
 
     async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
@@ -109,6 +127,29 @@ class Writer:
     async def totals(self, account_id: AccountId) -> Totals:
         """Return the ledger's sums over all deals of the account that are not removed."""
         return await self._insist("totals", lambda: self._store.totals(account_id))
+
+    async def _place(self, piece: LinkWrite) -> WriteOutcome:
+        """Commit a piece; what the store refuses is halved until the bad deal stands alone."""
+        if not piece.deals and not piece.removals:
+            return _NOTHING
+        try:
+            return await self._enqueue(piece)
+        except BadDeal as error:
+            if not piece.deals:
+                raise
+            if len(piece.deals) == 1 and not piece.removals:
+                return await self._refuse(piece, error)
+        first, second = rows.halves(piece)
+        return _merged(await self._place(first), await self._place(second))
+
+    async def _refuse(self, piece: LinkWrite, error: BadDeal) -> WriteOutcome:
+        """Send the one deal that the store does not take to the quarantine."""
+        (deal,) = piece.deals
+        record = rows.bad_deal(deal, BadReason.REFUSED, str(error))
+        await self.quarantine.keep(
+            piece.fence, [record], link_id=piece.link_id, source=piece.source
+        )
+        return replace(_NOTHING, refused=frozenset({deal.deal_id}))
 
     async def _enqueue(self, piece: LinkWrite) -> WriteOutcome:
         pending = Pending(
@@ -201,6 +242,7 @@ def _merged(first: WriteOutcome, second: WriteOutcome) -> WriteOutcome:
         inserted=first.inserted | second.inserted,
         revised=first.revised | second.revised,
         removed=first.removed | second.removed,
+        refused=first.refused | second.refused,
     )
 
 

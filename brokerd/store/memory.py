@@ -11,6 +11,7 @@ from datetime import datetime
 from brokerd.clock import Clock
 from brokerd.domain import (
     AccountId,
+    BadRecord,
     Deal,
     DealId,
     Fence,
@@ -19,6 +20,7 @@ from brokerd.domain import (
     LinkSpec,
     LinkStatus,
     Phase,
+    QuarantineState,
     Source,
     UserId,
     Window,
@@ -124,6 +126,23 @@ class EventRow:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineRow:
+    """A record that is no deal, as in table `quarantine`."""
+
+    quarantine_id: int
+    account_id: AccountId
+    record: BadRecord
+    source: Source
+    first_seen_at: datetime
+    last_seen_at: datetime
+    times: int = 1
+    state: QuarantineState = QuarantineState.OPEN
+    replay_asked_at: datetime | None = None
+    closed_at: datetime | None = None
+    note: str | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class MemoryState:
     """All rows of one imagined database."""
@@ -139,6 +158,7 @@ class MemoryState:
     windows: dict[AccountId, list[Window]] = field(default_factory=dict)
     heads: dict[AccountId, HeadRow] = field(default_factory=dict)
     events: list[EventRow] = field(default_factory=list)
+    quarantine: dict[int, QuarantineRow] = field(default_factory=dict)
 
     def holds(self, fence: Fence) -> bool:
         """Say whether the lease still belongs to that owner under that epoch."""

@@ -193,6 +193,32 @@ windows = sa.Table(
     sa.CheckConstraint('"start" < "end"', name="windows_span"),
 )
 
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("quarantine_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),  # of the record as it came
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),  # `domain.BadReason`
+    sa.Column("problem", sa.Text, nullable=False),
+    sa.Column("deal_id", sa.Text),
+    sa.Column("time", MOMENT),
+    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("raw_bytes", sa.BigInteger, nullable=False),  # as it came, before any cut
+    sa.Column("is_cut", sa.Boolean, nullable=False),
+    sa.Column("times", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("first_seen_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("last_seen_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("state", sa.Text, nullable=False, server_default="open"),
+    sa.Column("replay_asked_at", MOMENT),  # the owner reads it again at its next pull
+    sa.Column("closed_at", MOMENT),
+    sa.Column("note", sa.Text),  # why it was discarded
+    sa.UniqueConstraint("account_id", "digest", name="quarantine_digest_key"),
+    sa.Index("quarantine_account", "account_id", "quarantine_id"),
+    sa.Index("quarantine_open", "account_id", postgresql_where=sa.text("state = 'open'")),
+)
+
 heads = sa.Table(
     "heads",
     metadata,

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from brokerd.connector.wire import (
     deal_from_stream,
     deals_from_json,
 )
-from brokerd.domain import Book, Deal, Platform
+from brokerd.domain import BadReason, Book, Deal, Platform
 from brokerd.errors import BadDeal, MalformedAnswer
 
 NOON = datetime(2024, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -52,7 +53,10 @@ def wire_text(deal: dict[str, object]) -> str:
 
 def from_rest(deal: dict[str, object]) -> Deal:
     """Read one deal the other way round, through the REST answer."""
-    return deals_from_json(f"[{wire_text(deal)}]".encode()).deals[0]
+    page = deals_from_json(f"[{wire_text(deal)}]".encode())
+    if page.unreadable:
+        raise BadDeal(page.unreadable[0].problem)
+    return page.deals[0]
 
 
 def test_a_deal_is_read_whole() -> None:
@@ -158,17 +162,19 @@ def test_numbers_that_are_no_amounts_are_refused(field: str, value: object) -> N
 
 @pytest.mark.parametrize("value", [1e15, -1e300, "12.3", True, None], ids=repr)
 def test_bad_numbers_in_an_answer_name_their_deal(value: object) -> None:
-    """The same refusals hold for REST, with the same naming."""
+    """The same refusals hold for REST, with the same naming; the neighbours are read."""
     good, bad = wire_text(record(id="1")), wire_text(record(id="2", profit=value))
-    with pytest.raises(BadDeal, match=r"deal '2': .*profit"):
-        deals_from_json(f"[{good},{bad}]".encode())
+    page = deals_from_json(f"[{good},{bad},{good}]".encode())
+    assert [deal.deal_id for deal in page.deals] == ["1", "1"]
+    assert re.match(r"deal '2': .*profit", page.unreadable[1].problem)
+    assert page.unreadable[1].deal_id == "2"
 
 
 def test_a_number_beyond_doubles_names_its_deal() -> None:
     """1e999 is valid JSON and no number."""
     text = wire_text(record()).replace('"profit": 12.3', '"profit": 1e999')
-    with pytest.raises(BadDeal, match=r"'46214692'.*profit"):
-        deals_from_json(f"[{text}]".encode())
+    bad = deals_from_json(f"[{text}]".encode()).unreadable[0]
+    assert re.search(r"'46214692'.*profit", bad.problem)
 
 
 @pytest.mark.parametrize("field", ["id", "type", "time", "profit", "platform"])
@@ -292,7 +298,6 @@ NOT_ANSWERS = {
     "empty": b"",
     "html": b"<html><body>Bad gateway</body></html>",
     "truncated": b'[{"id":"1","type":"DEAL_TYPE_BUY"',
-    "nan": b'[{"id":"1","profit":NaN}]',
     "null": b"null",
     "text": b'"[]"',
     "error": b'{"id":1,"error":"InternalError","message":"boom"}',
@@ -325,8 +330,73 @@ def test_a_page_holds_records_only(item: str) -> None:
 @pytest.mark.parametrize("item", [b"{}", b'{"id":"\xff"}', b'{"id":null}'], ids=repr)
 def test_a_record_that_cannot_be_named_is_refused(item: bytes) -> None:
     """A record without even an id is a bad deal, said as such."""
-    with pytest.raises(BadDeal, match="without an id"):
-        deals_from_json(b"[" + item + b"]")
+    page = deals_from_json(b"[" + item + b"]")
+    assert "without an id" in page.unreadable[0].problem
+    assert page.unreadable[0].deal_id is None
+
+
+SPOILERS = {
+    "nan": ('"profit": 12.3', '"profit": NaN', BadReason.MALFORMED),
+    "half_escape": ('"symbol": "EURUSD"', '"symbol": "\\ud800"', BadReason.MALFORMED),
+    "bad_escape": ('"symbol": "EURUSD"', '"symbol": "\\x"', BadReason.MALFORMED),
+    "nul": ('"symbol": "EURUSD"', '"symbol": "EUR\0USD"', BadReason.TEXT),
+    "deep": ('"symbol": "EURUSD"', '"x": ' + "[" * 5_000 + "]" * 5_000, BadReason.MALFORMED),
+    "brackets": ('"symbol": "EURUSD"', '"symbol": NaN, "x": "]}\\"{["', BadReason.MALFORMED),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "reason"), SPOILERS.values(), ids=SPOILERS.keys())
+@pytest.mark.parametrize("shape", ["[%s]", '{"deals": [%s], "synchronizing": false}'])
+def test_a_record_that_is_no_json_spoils_only_itself(
+    old: str, new: str, reason: BadReason, shape: str
+) -> None:
+    """The page's outline is enough to read the neighbours and to keep the record raw."""
+    good, bad = wire_text(record(id="1")), wire_text(record(id="2"))
+    assert old in bad
+    spoilt = bad.replace(old, new)
+    body = (shape % f"{good}, {spoilt}, {good}").encode()
+    page = deals_from_json(body)
+    assert [deal.deal_id for deal in page.deals] == ["1", "1"]
+    kept = page.unreadable[1]
+    assert kept.raw == spoilt.replace("\0", "\\u0000")
+    assert (kept.is_cut, page.is_synchronizing) == (False, False)
+    assert kept.reason in {reason, BadReason.NO_ID}
+
+
+def test_a_broken_page_that_says_synchronizing_still_says_it() -> None:
+    """Nothing is concluded from half a copy, however it is read."""
+    body = b'{"synchronizing": true, "deals": [{"id": "1", "profit": NaN}]}'
+    page = deals_from_json(body)
+    assert page.is_synchronizing is True
+    assert len(page.unreadable) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"id":NaN}, {"id":"2"',
+        b'[{"id":NaN}] []',
+        b'{"deals": {"id": NaN}}',
+        b"[NaN, 1]",
+        b'[{"id":NaN}}',
+    ],
+    ids=repr,
+)
+def test_what_has_not_the_outline_of_a_page_is_none(body: bytes) -> None:
+    """A cut or an odd answer is never taken for a shorter page."""
+    with pytest.raises(MalformedAnswer):
+        deals_from_json(body)
+
+
+@pytest.mark.parametrize("platform", ["mt4", "mt5"])
+def test_a_bad_record_bears_the_id_of_the_deal_it_would_be(platform: str) -> None:
+    """So the deal is known again once it can be read, and is not missed meanwhile."""
+    fields = {"platform": platform, "entryType": "DEAL_ENTRY_IN", "type": "DEAL_TYPE_BUY"}
+    good, bad = wire_text(record(**fields)), wire_text(record(profit="x", **fields))
+    page = deals_from_json(f"[{good},{bad}]".encode())
+    assert page.unreadable[1].deal_id == page.deals[0].deal_id
+    assert page.unreadable[1].time == page.deals[0].time
+    assert page.keys == [page.deals[0].deal_id, page.unreadable[1].digest]
 
 
 ACCOUNT = {

@@ -16,7 +16,7 @@ from brokerd.domain import (
     UserId,
 )
 from brokerd.errors import BadDeal
-from brokerd.ledger.rows import MAX_RAW_BYTES, check, distinct, pieces
+from brokerd.ledger.rows import MAX_RAW_BYTES, check, distinct, pieces, sift
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -76,21 +76,25 @@ def write(*deals: Deal, removals: tuple[str, ...] = (), is_pull: bool = True) ->
 def test_refuses_what_postgres_would_refuse_or_change(
     field: str, value: object, reason: str
 ) -> None:
-    """Each such deal is named, with the field and the reason."""
-    with pytest.raises(BadDeal, match=reason):
-        check(write(deal(1), deal(2, **{field: value})))
+    """Each such deal is parted from its neighbours, and named with the field and the reason."""
+    sound, bad = sift(write(deal(1), deal(2, **{field: value}), deal(3)))
+    assert [each.deal_id for each in sound.deals] == ["d1", "d3"]
+    ((_, record),) = bad
+    assert reason in record.problem
+    assert "\0" not in record.raw
+    record.raw.encode()
 
 
 def test_accepts_what_is_at_the_limits() -> None:
     """The longest texts, the largest numbers and every character of Unicode are stored."""
     largest = Decimal("-99999999999999999999.99999999")
-    check(
-        write(
-            deal(deal_id=DealId("x" * 128), profit=largest, price=Decimal("1.000000000")),
-            deal(raw="x" * MAX_RAW_BYTES, symbol="😀", volume=Decimal("1E+19")),
-            removals=("d9",),
-        )
+    sound = write(
+        deal(deal_id=DealId("x" * 128), profit=largest, price=Decimal("1.000000000")),
+        deal(raw="x" * MAX_RAW_BYTES, symbol="😀", volume=Decimal("1E+19")),
+        removals=("d9",),
     )
+    check(sound)
+    assert sift(sound) == (sound, ())
 
 
 def test_refuses_a_removal_that_cannot_be_a_deal() -> None:

@@ -15,6 +15,7 @@ from brokerd.clock import SystemClock
 from brokerd.config.settings import LedgerSettings
 from brokerd.domain import (
     AccountId,
+    BadReason,
     Deal,
     DealId,
     Fence,
@@ -234,26 +235,44 @@ async def test_a_fenced_link_is_told_and_its_neighbours_commit() -> None:
     assert b.sample("brokerd_fenced_writes_total") == 1
 
 
-async def test_data_that_the_store_refuses_fails_one_link_only() -> None:
-    """A batch is halved until the bad write stands alone; the others are durable."""
+async def test_data_that_the_store_refuses_goes_to_quarantine_alone() -> None:
+    """A batch is halved by link and then by deal; every neighbour is durable."""
     async with bench() as b:
         writes = [
-            write(b.fence(n), deal("poison" if n in {3, 11} else "EURUSD")) for n in range(16)
+            write(
+                b.fence(n),
+                *(deal("poison" if (n, at) in {(3, 0), (11, 2)} else "EURUSD") for at in range(3)),
+            )
+            for n in range(16)
         ]
-        results = await asyncio.gather(
-            *(b.writer.write(each) for each in writes), return_exceptions=True
-        )
-    assert [n for n, result in enumerate(results) if isinstance(result, BadDeal)] == [3, 11]
-    assert len(b.state.deals) == 14
+        with capture_logs() as logs:
+            outcomes = await asyncio.gather(*(b.writer.write(each) for each in writes))
+    assert [n for n, outcome in enumerate(outcomes) if outcome.refused] == [3, 11]
+    assert outcomes[3].refused == {writes[3].deals[0].deal_id}
+    assert len(b.state.deals) == 46
+    kept = list(b.state.quarantine.values())
+    assert {(row.account_id, row.record.deal_id) for row in kept} == {
+        (3, writes[3].deals[0].deal_id),
+        (11, writes[11].deals[2].deal_id),
+    }
+    assert {row.record.reason for row in kept} == {BadReason.REFUSED}
     assert b.sample("brokerd_buffer_deals") == 0
+    assert b.sample("brokerd_deals_quarantined_total", reason="refused") == 2
+    assert sum(entry["event"] == "ledger.deal_quarantined" for entry in logs) == 2
 
 
-async def test_a_bad_row_is_refused_before_it_is_queued() -> None:
-    """What can be seen without the store never reaches it."""
+async def test_a_bad_row_is_parted_before_it_is_queued() -> None:
+    """What can be seen without the store is kept raw, once, and its neighbour commits."""
     async with bench() as b:
-        with pytest.raises(BadDeal, match="NUL"):
-            await b.writer.write(write(b.fence(1), deal("EUR\0USD")))
-        assert b.store.attempts == 0
+        bad = replace(deal("EUR\0USD"), raw='{"id":"7","symbol":"EUR\0USD<script>"}')
+        for _ in range(3):
+            outcome = await b.writer.write(write(b.fence(1), bad, deal("EURUSD")))
+            assert outcome.refused == {bad.deal_id}
+    (row,) = b.state.quarantine.values()
+    assert (row.record.reason, row.times) == (BadReason.TEXT, 3)
+    assert row.record.raw == '{"id":"7","symbol":"EUR\\u0000USD<script>"}'
+    assert b.sample("brokerd_deals_quarantined_total", reason="text") == 1
+    assert len(b.state.deals) == 3
 
 
 async def test_ten_minutes_without_the_store_lose_nothing_and_grow_nothing() -> None:

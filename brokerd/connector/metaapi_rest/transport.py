@@ -18,7 +18,6 @@ from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings, Secret
 from brokerd.connector.metaapi_rest.failures import Answer, failure
 from brokerd.errors import (
-    BadDeal,
     BrokerdError,
     InvalidRequest,
     MalformedAnswer,
@@ -163,8 +162,6 @@ def _read(answer: Answer, request: Request, read: Callable[[bytes], T]) -> T:
         return read(answer.body)
     except MalformedAnswer as error:
         raise MalformedAnswer(f"{request.call} failed: {error}") from None
-    except BadDeal as error:
-        raise BadDeal(f"{request.call} failed: {error}") from None
 
 
 def _is_sendable(secret: Secret) -> bool:
