@@ -10,7 +10,14 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHES = ("stream_vs_sdk", "stream_many", "daemon_links", "ledger_write", "sandbox_cost")
+BENCHES = (
+    "stream_vs_sdk",
+    "stream_many",
+    "daemon_links",
+    "ledger_write",
+    "queries",
+    "sandbox_cost",
+)
 
 
 def main(names: list[str]) -> int:
