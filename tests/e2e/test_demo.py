@@ -101,7 +101,7 @@ async def until_said(process: asyncio.subprocess.Process, word: bytes) -> None:
 async def test_two_demos_from_nothing_to_proven_ledgers(folder: Path) -> None:
     """At once, so that neither ports nor folders are shared: slots for all, and slots for few."""
     plenty, few = await asyncio.gather(
-        played_demo(folder, "--accounts", "6", "--seconds", "8"),
+        played_demo(folder, "--accounts", "6", "--seconds", "8", "--seed", "4"),
         played_demo(folder, "--accounts", "6", "--seconds", "5", "--max-links", "2"),
     )
     for report in (plenty, few):
