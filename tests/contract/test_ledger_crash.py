@@ -15,6 +15,7 @@ import pytest
 from ledger_child import EXIT_FENCED, TRUTH, WINDOW_END, run_writer, write_of
 from ledger_rig import PostgresRig, check_ledger
 from prometheus_client import CollectorRegistry
+from reply_proxy import reply_proxy
 
 from brokerd.config.settings import DatabaseSettings, Secret
 from brokerd.domain import AccountId, Claim, Incarnation
@@ -57,6 +58,7 @@ class Stage:
     url: str = field(repr=False)
     rig: PostgresRig
     child: asyncio.subprocess.Process
+    pid: int = 0
 
     async def register(self) -> None:
         """Register a link that waits for whoever claims."""
@@ -77,6 +79,7 @@ class Stage:
             word, *rest = (await self.child.stdout.readline()).decode().split()
             match word:
                 case "claimed":
+                    self.pid = int(rest[0])
                     told.claimed = [AccountId(int(each)) for each in rest[1:]]
                 case "durable":
                     told.durable |= {(AccountId(int(rest[0])), each) for each in rest[1:]}
@@ -137,16 +140,21 @@ def numbered(claim: Claim) -> NumberedWrite:
     return NumberedWrite(write_id=next(numbers), write=write_of(claim, TRUTH, pulled_minutes=2))
 
 
+async def fork_server(url: str) -> asyncio.subprocess.Process:
+    """Start the process that forks the writers."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CHILD)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"TEST_DATABASE_URL": url},
+    )
+
+
 @pytest.fixture
 async def stage(database_url: str) -> AsyncIterator[Stage]:
     """Start the forking process and open a pool."""
     settings, metrics = DatabaseSettings(url=Secret(database_url)), Metrics(CollectorRegistry())
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(CHILD)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"TEST_DATABASE_URL": database_url},
-    )
+    child = await fork_server(database_url)
     try:
         async with open_database(settings, metrics=metrics, max_connections=4) as database:
             yield Stage(database_url, PostgresRig(database), child)
@@ -200,3 +208,60 @@ async def test_a_zombie_stopped_at_any_point_writes_nothing_when_it_wakes(stage:
     )
     assert step > 50
     assert slowest_seconds < 2
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+async def test_an_answer_lost_after_the_commit_is_made_up_for(stage: Stage, every: int) -> None:
+    """The server commits, its answer never arrives: sent again, done once, and told in full."""
+    told: set[tuple[object, ...]] = set()
+    for _ in range(2):
+        await stage.register()
+    claims = await stage.queue.claim(await stage.start("node"), limit=2)
+    account_ids = [claim.fence.account_id for claim in claims]
+    # A write sent again has the next number, so with `every` 1 the first three answers are lost.
+    async with (
+        reply_proxy(stage.url, lambda n: n <= 3 if every == 1 else n % every == 1) as proxy,
+        open_database(
+            DatabaseSettings(url=Secret(proxy.url)),
+            metrics=Metrics(CollectorRegistry()),
+            max_connections=2,
+        ) as database,
+    ):
+        await run_writer(database, claims, tell=lambda *words: told.add(words))
+    assert proxy.taken >= 2
+    for account_id in account_ids:
+        assert {
+            ("durable", account_id, "d1", "d2"),
+            ("durable", account_id, "d3", "d4"),
+            ("durable", account_id, "d5"),
+        } <= told
+        events = await stage.rig.events(account_id)
+        assert sorted((e.deal_id, e.type) for e in events) == [
+            ("d1", "deal.added"),
+            ("d1", "deal.removed"),
+            ("d2", "deal.added"),
+            ("d2", "deal.revised"),
+            ("d3", "deal.added"),
+            ("d4", "deal.added"),
+            ("d5", "deal.added"),
+        ]
+    await stage.check_truth(account_ids)
+
+
+async def test_killed_between_the_commit_and_its_answer(stage: Stage, database_url: str) -> None:
+    """The process dies while the answer to its n-th commit is on the way; nothing is doubled."""
+    for victim in range(1, 4):
+        async with reply_proxy(database_url, lambda n, v=victim: n == v) as proxy:
+            child = await fork_server(proxy.url)
+            dying = Stage(database_url, stage.rig, child)
+            order = asyncio.create_task(dying.order(signal.SIGKILL, 10**9, f"node-{victim}"))
+            await proxy.has_taken.wait()
+            os.kill(dying.pid, signal.SIGKILL)
+            told = await order
+            child.stdin.close()
+            await child.wait()
+        assert told.code == -signal.SIGKILL
+        await stage.check_whole(told)
+        claims = await stage.queue.claim(await stage.start(f"node-{victim}"), limit=2)
+        await stage.succeed(claims)
+        await stage.check_truth(told.claimed)

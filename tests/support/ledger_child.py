@@ -108,7 +108,7 @@ async def live(number: signal.Signals, step: int, node: str) -> None:
     async with open_database(settings, metrics=metrics, max_connections=2) as database:
         incarnation = await PostgresNodes(database, heartbeats=database).register(node, max_links=2)
         claims = await PostgresQueue(database).claim(incarnation, limit=2)
-        say("claimed", incarnation, *(claim.fence.account_id for claim in claims))
+        say("claimed", os.getpid(), *(claim.fence.account_id for claim in claims))
         arm(number, step)
         await run_writer(database, claims, tell=say)
 
