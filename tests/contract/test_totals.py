@@ -7,13 +7,17 @@ from itertools import count
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from brokerd.api.memory_totals import MemoryTotalsReader
 from brokerd.api.ports import DayTotals, TotalsQuery, TotalsReader
 from brokerd.api.postgres_totals import PostgresTotalsReader
+from brokerd.config.settings import DatabaseSettings, Secret
 from brokerd.domain import AccountId, Deal, DealId, LinkId, Source, UserId
 from brokerd.store import tables
+from brokerd.store.engine import open_database
 from brokerd.store.memory import DealRow
+from brokerd.telemetry import Metrics
 
 DAY = datetime(2026, 3, 28, tzinfo=UTC)  # the clocks of Europe change in the night that follows
 _numbers = count(1)
@@ -184,9 +188,11 @@ async def test_a_session_in_another_time_zone_changes_nothing(ledger, fleet_url)
     assert [each.deals for each in expected] == [2, 3, 1]
     if fleet_url is None:
         return
-    async with ledger._fleet.database.statement() as connection:
-        await connection.execute(sa.text("SET TimeZone = 'Europe/Berlin'"))
-    assert await ledger.all(user_id=ledger.users[account]) == expected
+    berlin = Secret(f"{fleet_url}&options=-c%20TimeZone%3DEurope/Berlin")
+    metrics = Metrics(CollectorRegistry())
+    async with open_database(DatabaseSettings(url=berlin), metrics=metrics) as database:
+        reader = PostgresTotalsReader(database)
+        assert await reader.totals(ask(user_id=ledger.users[account])) == expected
 
 
 async def test_removed_deals_do_not_count(ledger):

@@ -126,7 +126,7 @@ async def test_the_dearest_statements_are_shown_and_no_more() -> None:
             await world.run("SELECT pg_sleep(0.2)")
             await world.run("SELECT pg_sleep(0.1)")
             async with opened(running.postgres.url("postgres")) as other:
-                await other.run("SELECT pg_sleep(0.3), 'of another database'")
+                await other.run("SELECT pg_sleep(0.6), 'of another database'")
             await world.refresh()
             seconds = world.series("brokerd_db_statement_seconds")
             calls = world.series("brokerd_db_statement_calls")
