@@ -27,6 +27,7 @@ CUT = "brokerd.cut"
 
 _PAGE = 500
 _KEEP_ALIVE_SECONDS = 15.0
+_SLOW_SECONDS = 10.0  # what a client may take to read what was sent, however little waits behind
 _POLITE_SECONDS = 0.05  # between looks while the feed itself is only starting
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -45,13 +46,11 @@ class EventStream:
         wanted: FeedFilter,
         after: FeedCursor,
         metrics: Metrics,
-        keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
     ) -> None:
         self._feed = feed
         self._wanted = wanted
         self._after = after
         self._metrics = metrics
-        self._keep_alive_seconds = keep_alive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the client leaves, the node stops, or the client is too slow."""
@@ -72,6 +71,10 @@ class EventStream:
                 end = await self._follow(send, cut)
                 if end is End.SLOW:
                     return  # without an end: there is nobody to read it
+        except TimeoutError:
+            self._metrics.sse_dropped.inc()
+            cut()
+            return
         except StoreUnavailable as failure:
             log.debug("api.stream_ended", problem=str(failure))  # its client comes back
         await _write(send, b"", is_last=True)
@@ -87,7 +90,7 @@ class EventStream:
                 await asyncio.sleep(_POLITE_SECONDS)
                 return None
             while subscription.end is None:
-                await subscription.wait(self._keep_alive_seconds)
+                await subscription.wait(_KEEP_ALIVE_SECONDS)
                 await self._pass_on(subscription, send)
             if subscription.end is End.SLOW:
                 self._metrics.sse_dropped.inc()
@@ -133,7 +136,8 @@ async def _write(send: Send, body: bytes, *, is_last: bool = False) -> None:
         "body": body,
         "more_body": not is_last,
     }
-    await send(message)
+    async with asyncio.timeout(_SLOW_SECONDS):
+        await send(message)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -105,7 +105,8 @@ def make_feed(state, *, metrics=None, reader=None, **limits):
 def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
-    metrics, wake = Metrics(CollectorRegistry()), asyncio.Event()
+    metrics = feed._metrics if feed else Metrics(CollectorRegistry())
+    wake = asyncio.Event()
     readiness = Readiness(registry, clock=state.clock)
     readiness.enter(READY)
 
