@@ -11,6 +11,7 @@ from random import Random
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
@@ -356,6 +357,77 @@ async def test_random_kills_lose_and_double_nothing(ledgers: Ledgers) -> None:
         (fence.account_id, f"d{number}") for fence in fences for number in range(30)
     )
     assert [await ledgers.counts(fence.account_id) for fence in fences] == [(30, 30, 30)] * 10
+
+
+FAIL_TWICE = """
+CREATE SEQUENCE public.tries;
+CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('public.tries') <= 2 THEN
+        RAISE EXCEPTION 'as told' USING ERRCODE = '{state}';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER fail AFTER INSERT ON brokerd.events
+    FOR EACH STATEMENT EXECUTE FUNCTION public.fail();
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("40P01", "deadlock"),
+        ("40001", "serialization"),
+        ("25006", "read_only"),
+        ("53100", "disk_full"),
+        ("53200", "resources"),
+        ("57014", "timeout"),
+        ("57P01", "connection_lost"),
+        ("58030", "io_error"),
+    ],
+)
+async def test_what_time_can_cure_is_tried_again(ledgers: Ledgers, state: str, code: str) -> None:
+    """Two refusals at the end of the statement, each counted by its class; then it is done once."""
+    fence = await ledgers.own()
+    await ledgers.query(FAIL_TWICE.format(state=state))
+    async with writing(ledgers) as writer:
+        outcome = await writer.write(stream(fence, deal(1), deal(2)))
+    assert outcome.inserted == {"d1", "d2"}
+    assert await ledgers.counts(fence.account_id) == (2, 2, 2)
+    failures = ledgers.metrics.registry.get_sample_value(
+        "brokerd_db_failures_total", {"code": code}
+    )
+    assert failures == 2
+
+
+async def test_what_time_cannot_cure_ends_the_writer(ledgers: Ledgers) -> None:
+    """A missing right is our own mistake: retrying for ever would hide it."""
+    fence = await ledgers.own()
+    await ledgers.query(FAIL_TWICE.format(state="42501"))
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: SIM117  # entering is part of it
+        async with writing(ledgers) as writer:
+            assert await refusal(writer.write(stream(fence, deal(1)))) is StoreUnavailable
+    assert caught.group_contains(sa.exc.ProgrammingError)
+    assert await ledgers.counts(fence.account_id) == (0, 0, 0)
+
+
+async def test_a_write_outlives_an_exhausted_pool(database_url: str, ledgers: Ledgers) -> None:
+    """Others hold every connection: the write waits, is counted, and gets through at the end."""
+    fence = await ledgers.own()
+    settings = DatabaseSettings(url=Secret(database_url), acquire_seconds=0.2)
+    async with open_database(settings, metrics=ledgers.metrics, max_connections=1) as database:
+        mine = replace(ledgers, store=PostgresLedgerStore(database))
+        async with writing(mine) as writer, asyncio.TaskGroup() as group:
+            async with database.statement():
+                write = group.create_task(writer.write(stream(fence, deal(1))))
+                await asyncio.sleep(0.7)
+                assert not write.done()
+    assert write.result().inserted == {"d1"}
+    failures = ledgers.metrics.registry.get_sample_value(
+        "brokerd_db_failures_total", {"code": "pool_exhausted"}
+    )
+    assert failures is not None
+    assert failures >= 2
 
 
 async def test_a_pull_of_what_is_known_rewrites_no_row(ledgers: Ledgers) -> None:
