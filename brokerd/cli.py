@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from brokerd.config.load import load
 from brokerd.config.settings import DEFAULT_PATH
 from brokerd.errors import BrokerdError, ConfigInvalid
+
+if TYPE_CHECKING:
+    from brokerd.ledger.restore import Restored
+    from brokerd.store.manifest import Manifest
 
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h; the unit does not restart after it."""
@@ -80,6 +84,60 @@ def migrate(
 
 
 @cli.command()
+def backup(
+    config: _Config = None,
+    *,
+    to: Annotated[Path, typer.Option(help="An existing folder.")],
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many; all of them if not given.")
+    ] = None,
+) -> None:
+    """Write a backup of the ledger, whole or not at all; needs pg_dump on PATH."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.store.backup import back_up  # noqa: PLC0415  # see the module's docstring
+
+        made = asyncio.run(back_up(settings.database.url, folder=to, keep=keep))
+        for path in made.dropped:
+            typer.echo(f"dropped {path}")
+        typer.echo(f"{made.path}: {_size(made.manifest)}")
+
+
+@cli.command()
+def restore(
+    config: _Config = None,
+    *,
+    dump: Annotated[Path, typer.Option("--from", help="The .dump file of a backup.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Over the ledger there is.")] = False,
+) -> None:
+    """Bring a backup back and recount it; exits with 1 if a receipt does not hold."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.ledger.restore import restore as bring_back  # noqa: PLC0415  # as above
+
+        restored = asyncio.run(bring_back(settings, dump=dump, is_replacing=replace))
+        _tell_restored(restored, done="restored; the feed goes on in a new generation")
+
+
+@cli.command()
+def verify_backup(
+    config: _Config = None,
+    *,
+    dump: Annotated[
+        Path, typer.Option("--from", help="A .dump file, or a folder: its newest one then.")
+    ],
+) -> None:
+    """Restore a backup into a database of its own, recount it there, and drop that again."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.ledger.restore import verify_backup as verify  # noqa: PLC0415  # as above
+        from brokerd.store.backup import newest  # noqa: PLC0415  # as above
+
+        path = newest(dump) if dump.is_dir() else dump
+        _tell_restored(asyncio.run(verify(settings, dump=path)), done=f"{path}: can be restored")
+
+
+@cli.command()
 def sandbox(
     *,
     accounts: Annotated[int, typer.Option(min=0, help="Regular accounts to open.")] = 1,
@@ -131,6 +189,24 @@ def demo(  # noqa: PLR0913  # a command has as many options as it needs
 def version() -> None:
     """Print the version."""
     typer.echo(installed_version("brokerd"))
+
+
+def _size(manifest: "Manifest") -> str:
+    counted = manifest.counts
+    return (
+        f"{counted.accounts} accounts, {counted.deals} deals, {counted.windows} receipts and"
+        f" {counted.events} events of {manifest.taken_at.isoformat(timespec='seconds')}"
+    )
+
+
+def _tell_restored(restored: "Restored", *, done: str) -> None:
+    """Say what came back; receipts that do not hold end the command with 1."""
+    typer.echo(f"{done}: {_size(restored.manifest)}")
+    for receipt in restored.false_receipts:
+        typer.echo(str(receipt), err=True)
+    if restored.false_receipts:
+        raise typer.Exit(1)
+    typer.echo("every receipt equals a recount")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ BrokerdError
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
 │   ├── CursorLost            the feed behind a cursor is gone; list again
 │   ├── BadDeal               a deal that cannot be stored as it stands
+│   ├── BackupFailed          no backup was made, or nothing was restored
 │   └── EngineFailed          an embedded engine of demo and tests does not run
 └── Fenced                someone else owns it: stop, write nothing, not even a status
 """
@@ -191,6 +192,12 @@ class BadDeal(Rejected):
     """A deal cannot be stored as it stands; the message says which field and why."""
 
     code = "bad_deal"
+
+
+class BackupFailed(Rejected):
+    """A backup could not be made, checked or restored; the message says what to do."""
+
+    code = "backup_failed"
 
 
 class EngineFailed(Rejected):

@@ -42,6 +42,11 @@ async def check(url: Secret) -> None:
             raise ConfigInvalid(["the database schema is not up to date: run `brokerd migrate`"])
 
 
+def knows(revision: str) -> bool:
+    """Say whether this brokerd can bring a schema of that revision to its own."""
+    return revision in {script.revision for script in _scripts().walk_revisions()}
+
+
 @asynccontextmanager
 async def _connection(url: Secret) -> AsyncIterator[AsyncConnection]:
     """Open one connection in one transaction."""
@@ -91,8 +96,7 @@ def _current(connection: sa.Connection) -> str | None:
 def _require_known(connection: sa.Connection) -> None:
     """Refuse a schema that a later brokerd made: we cannot know what it means."""
     current = _current(connection)
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and not knows(current):
         raise ConfigInvalid(
             [f"the database schema ({current}) is newer than this brokerd: install the newer one"]
         )
