@@ -63,6 +63,15 @@ class Metrics:
         """Create all series, closed label sets at zero."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self.registry = registry
+        self._define_links(registry)
+        self._define_metaapi(registry)
+        self._define_ledger(registry)
+        self._define_store(registry)
+        self._define_readers(registry)
+        self._define_process(registry)
+        self._create_series()
+
+    def _define_links(self, registry: CollectorRegistry) -> None:
         self.links = Gauge(
             "brokerd_links", "Links this node runs, by phase.", ["phase"], registry=registry
         )
@@ -90,6 +99,8 @@ class Metrics:
         self.queue_oldest = Gauge(
             "brokerd_pool_queue_oldest_seconds", "Longest present wait.", registry=registry
         )
+
+    def _define_metaapi(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "brokerd_metaapi_requests",
             "REST calls to MetaApi.",
@@ -115,6 +126,8 @@ class Metrics:
         self.abandoned_calls = Counter(
             "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
         )
+
+    def _define_ledger(self, registry: CollectorRegistry) -> None:
         self.deals_received = Counter(
             "brokerd_deals_received", "Deals that reached us.", ["path"], registry=registry
         )
@@ -156,6 +169,8 @@ class Metrics:
         self.buffer_deals = Gauge(
             "brokerd_buffer_deals", "Deals waiting for their commit.", registry=registry
         )
+
+    def _define_store(self, registry: CollectorRegistry) -> None:
         self.batch_seconds = Histogram(
             "brokerd_db_transaction_duration_seconds",
             "Ledger statements.",
@@ -187,12 +202,8 @@ class Metrics:
         self.fenced = Counter(
             "brokerd_fenced_writes", "Writes refused by the fence.", registry=registry
         )
-        self.heartbeat_age = Gauge(
-            "brokerd_node_heartbeat_age_seconds", "Since the last confirmed one.", registry=registry
-        )
-        self.loop_lag = Histogram(
-            "brokerd_event_loop_lag_seconds", "Lateness of a timer.", registry=registry
-        )
+
+    def _define_readers(self, registry: CollectorRegistry) -> None:
         self.api_requests = Counter(
             "brokerd_api_requests",
             "Control API calls.",
@@ -225,8 +236,15 @@ class Metrics:
         self.sse_dropped = Counter(
             "brokerd_sse_dropped", "Event streams cut for reading too slowly.", registry=registry
         )
+
+    def _define_process(self, registry: CollectorRegistry) -> None:
+        self.heartbeat_age = Gauge(
+            "brokerd_node_heartbeat_age_seconds", "Since the last confirmed one.", registry=registry
+        )
+        self.loop_lag = Histogram(
+            "brokerd_event_loop_lag_seconds", "Lateness of a timer.", registry=registry
+        )
         self.build = Gauge("brokerd_build_info", "Always 1.", ["version", "sdk"], registry=registry)
-        self._create_series()
 
     def _create_series(self) -> None:
         for phase in Phase:
