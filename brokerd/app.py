@@ -21,7 +21,9 @@ from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints, LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.postgres import PostgresRegistry
+from brokerd.api.postgres_quarantine import PostgresQuarantineReader, QuarantineSize
 from brokerd.api.postgres_reads import postgres_reads
+from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.redis import BestEffort, RedisHints, RedisSnapshots, namespace_of, open_redis
@@ -380,10 +382,11 @@ def _routes(
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),
         events=EventRoutes(feed=base.feed, metrics=base.metrics),
+        quarantine=QuarantineRoutes(records=PostgresQuarantineReader(base.database)),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=base.metrics.registry,
-            sampled=reads.sampled,
+            sampled=[*reads.sampled, QuarantineSize(base.database, metrics=base.metrics)],
         ),
     )
 

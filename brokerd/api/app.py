@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
-from litestar import Litestar, Response, delete, get, put
+from litestar import Litestar, Response, delete, get, post, put
 from litestar.exceptions import MethodNotAllowedException
 from litestar.types import ASGIApp
 
@@ -15,6 +15,7 @@ from brokerd.api.links import ApiRequest, LinkRoutes
 from brokerd.api.observed import Observed, request_id_here
 from brokerd.api.openapi import openapi_document
 from brokerd.api.problems import UNFORESEEN, Problem, problem_of
+from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.config.settings import Secret
 from brokerd.telemetry import Metrics
@@ -32,6 +33,7 @@ class Routes:
     deals: DealRoutes
     totals: TotalsRoutes
     events: EventRoutes
+    quarantine: QuarantineRoutes
     probes: ProbeRoutes
 
 
@@ -49,6 +51,15 @@ def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
             get("/v1/deals", guards=guards, name="list_deals")(deals.page),
             get("/v1/totals", guards=guards, name="list_totals")(routes.totals.page),
             get("/v1/events", guards=guards, name="list_events")(routes.events.events),
+            get(f"{link}/quarantine", guards=guards, name="list_quarantine")(
+                routes.quarantine.page
+            ),
+            post(
+                f"{link}/quarantine/{{act:str}}",
+                guards=guards,
+                name="act_on_quarantined",
+                status_code=200,
+            )(routes.quarantine.act),
             get("/livez", name="livez")(probes.live),
             get("/readyz", name="readyz")(probes.ready),
             get("/metrics", name="metrics")(probes.scrape),

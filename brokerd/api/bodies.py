@@ -7,7 +7,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from brokerd.domain import Phase, Platform, Priority, Proof, Source, UserAction
+from brokerd.domain import (
+    BadReason,
+    Phase,
+    Platform,
+    Priority,
+    Proof,
+    QuarantineState,
+    Source,
+    UserAction,
+)
 from brokerd.health.conditions import ConditionType, Truth
 from brokerd.ledger.feed import EventType
 
@@ -104,6 +113,7 @@ class SyncBody(_Body):
     watermark: Moment | None
     lag_seconds: float | None
     deals: int
+    open_gaps: int
     balance_proof: Proof
     last_audit_at: Moment | None
 
@@ -180,6 +190,41 @@ class DealsBody(_Body):
 
     items: list[DealBody]
     next: str | None
+
+
+class QuarantinedBody(_Body):
+    """A record that is no deal; `raw` is what came, with escapes for what no text can hold."""
+
+    id: int
+    link_id: str
+    deal_id: str | None
+    time: Moment | None
+    source: Source
+    reason: BadReason
+    problem: str
+    raw: str
+    raw_bytes: int
+    is_cut: bool
+    state: QuarantineState
+    times: int
+    first_seen_at: Moment
+    last_seen_at: Moment
+    replay_asked_at: Moment | None
+    closed_at: Moment | None
+    note: str | None
+
+
+class QuarantineBody(_Body):
+    """A page of the quarantine; `next` is the `after` of the next page, null at the end."""
+
+    items: list[QuarantinedBody]
+    next: str | None
+
+
+class DiscardBody(_Body):
+    """Why a record says nothing that the ledger lacks."""
+
+    note: Annotated[str, Meta(pattern=_PRINTABLE, max_length=500)]
 
 
 class DayTotalsBody(_Body):

@@ -33,6 +33,19 @@ def totals_cursor(totals: DayTotals) -> str:
     return _pack(("t", totals.account_id, totals.day))
 
 
+def quarantine_cursor(quarantine_id: int) -> str:
+    """Return the cursor behind a record of the quarantine."""
+    return _pack(("q", quarantine_id))
+
+
+def read_quarantine_cursor(cursor: str) -> int:
+    """Return the record behind which to go on; raises `BadCursor`."""
+    kind, quarantine_id = _unpack(cursor, tuple[str, int])
+    if kind != "q" or not 0 <= quarantine_id < 1 << 63:
+        raise BadCursor
+    return quarantine_id
+
+
 def read_link_cursor(cursor: str) -> LinkId:
     """Return the link behind which to go on; raises `BadCursor`."""
     kind, link_id = _unpack(cursor, tuple[str, str])

@@ -45,7 +45,7 @@ class LinkRoutes:
         known = _link_id(link_id, request)
         if_match, must_be_new = _preconditions(request)
         limits = Limits(tokens=self.tokens, now=self.clock.now())
-        spec = read_spec(await _body(request), limits=limits)
+        spec = read_spec(await read_body(request), limits=limits)
         result = await self.registry.put(known, spec, if_match=if_match, must_be_new=must_be_new)
         if result.is_changed:
             await self.snapshots.forget(known)
@@ -124,7 +124,7 @@ def _no_link(link_id: LinkId) -> NotFound:
     return NotFound(f"no link {link_id} is registered")
 
 
-async def _body(request: ApiRequest) -> bytes:
+async def read_body(request: ApiRequest) -> bytes:
     """Read the body; a client that leaves in its middle is no fault of ours."""
     try:
         return await request.body()

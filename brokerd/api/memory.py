@@ -13,6 +13,7 @@ from brokerd.domain import (
     LinkSpec,
     LinkStatus,
     Phase,
+    QuarantineState,
     UserAction,
     UserId,
 )
@@ -212,6 +213,10 @@ class MemoryRegistry:
             epoch=lease.epoch,
             watermark=state.heads.get(account_id, HeadRow()).watermark,
             deals=sum(deal.removed_at is None for deal in held),
+            open_gaps=sum(
+                each.account_id == account_id and each.state is QuarantineState.OPEN
+                for each in state.quarantine.values()
+            ),
             queued_at=lease.queued_at,
             not_before=lease.not_before,
             queue=self._place(lease),

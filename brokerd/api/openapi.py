@@ -14,21 +14,32 @@ from brokerd.api.bodies import (
     ID_PATTERN,
     MAX_PAGE,
     DealsBody,
+    DiscardBody,
     EventBody,
     EventsBody,
     LinkBody,
     LinksBody,
     ProblemBody,
     PutBody,
+    QuarantineBody,
+    QuarantinedBody,
     ReadyBody,
     TotalsBody,
 )
 from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE, MAX_WAIT_SECONDS
 from brokerd.api.replica import LAG_HEADER
+from brokerd.domain import QuarantineState
 from brokerd.ledger.feed import EventType
 
 Json = Mapping[str, object]
 
+_ACT: Json = {
+    "name": "act",
+    "in": "path",
+    "required": True,
+    "description": "A record and what to do: `12:replay`, or `12:discard` with a body.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}:(replay|discard)$"},
+}
 _SCHEMAS = "#/components/schemas/{name}"
 _ID: Json = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 128}
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": 512}
@@ -42,8 +53,8 @@ _LIMIT: Json = {
 _PROBLEMS = {
     400: "The body is not JSON.",
     401: "The API key is missing or wrong.",
-    404: "There is no such link.",
-    409: "The identity is taken, or would change.",
+    404: "There is no such link, or no such record.",
+    409: "The identity is taken or would change; or the record is closed or still unreadable.",
     412: "If-Match or If-None-Match does not hold.",
     413: "The body is too large.",
     422: "The request breaks the rules listed in `violations`.",
@@ -62,6 +73,9 @@ def openapi_document() -> bytes:
             LinkBody,
             LinksBody,
             DealsBody,
+            DiscardBody,
+            QuarantineBody,
+            QuarantinedBody,
             EventBody,
             EventsBody,
             TotalsBody,
@@ -106,6 +120,11 @@ def _paths() -> Json:
                 answers={202: {"description": "It ends; GET shows it until it is drained."}},
                 problems=(401, 404, 422, 503),
             ),
+        },
+        "/v1/links/{link_id}/quarantine": {"parameters": [link_id], "get": _list_quarantine()},
+        "/v1/links/{link_id}/quarantine/{act}": {
+            "parameters": [link_id, _ACT],
+            "post": _act_on_quarantined(),
         },
         "/v1/deals": {"get": _list_deals()},
         "/v1/events": {"get": _list_events()},
@@ -220,6 +239,35 @@ def _list_events() -> Json:
             _parameter("Last-Event-ID", _TEXT, text="Instead of `after`, when a stream returns."),
         ],
     )
+
+
+def _list_quarantine() -> Json:
+    return _guarded(
+        "list_quarantine",
+        "Show the records of a link that are no deals, oldest first; of a deleted link too.",
+        answers={200: _answer("A page.", "QuarantineBody", headers=("Link",))},
+        problems=(401, 404, 422, 503),
+        parameters=[
+            _parameter("state", {"enum": [each.value for each in QuarantineState]}, place="query"),
+            _parameter("limit", _LIMIT, place="query"),
+            _parameter("after", _TEXT, place="query", text="`next` of the page before."),
+        ],
+    )
+
+
+def _act_on_quarantined() -> Json:
+    return {
+        **_guarded(
+            "act_on_quarantined",
+            "Have a record read again and written by the link's owner, or discard it.",
+            answers={
+                200: _answer("Discarded.", "QuarantinedBody"),
+                202: _answer("The owner writes it at its next pull.", "QuarantinedBody"),
+            },
+            problems=(400, 401, 404, 409, 413, 422, 503),
+        ),
+        "requestBody": {"required": False, "content": _json("DiscardBody")},
+    }
 
 
 def _list_totals() -> Json:

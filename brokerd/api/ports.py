@@ -8,12 +8,15 @@ from typing import Protocol
 
 from brokerd.domain import (
     AccountId,
+    BadRecord,
     Deal,
     DealId,
     Incarnation,
     LinkId,
     LinkSpec,
     LinkStatus,
+    Platform,
+    QuarantineState,
     Source,
     UserId,
 )
@@ -36,7 +39,8 @@ class QueuePlace:
 class LinkRecord:
     """A registered link: what is wanted, what was last reported of it, where it waits.
 
-    `owner`, `epoch`, `queued_at` and `not_before` are the lease's; `read_at` is the store's time.
+    `open_gaps` are records in quarantine: deals that the ledger lacks. `owner`, `epoch`,
+    `queued_at` and `not_before` are the lease's; `read_at` is the store's time.
     """
 
     link_id: LinkId
@@ -50,6 +54,7 @@ class LinkRecord:
     epoch: int
     watermark: datetime | None
     deals: int
+    open_gaps: int
     queued_at: datetime
     not_before: datetime | None
     queue: QueuePlace | None
@@ -123,6 +128,44 @@ class DealQuery:
     is_newest_first: bool
     limit: int
     after: tuple[datetime, DealId, AccountId] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedRecord:
+    """A record that is no deal, and what became of it."""
+
+    quarantine_id: int
+    link_id: LinkId
+    platform: Platform
+    record: BadRecord
+    source: Source
+    state: QuarantineState
+    times: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    replay_asked_at: datetime | None
+    closed_at: datetime | None
+    note: str | None
+
+
+class QuarantineReader(Protocol):
+    """The quarantine of the links. All methods raise `StoreUnavailable`."""
+
+    async def page(
+        self, link_id: LinkId, *, state: QuarantineState | None, after: int, limit: int
+    ) -> Sequence[QuarantinedRecord] | None:
+        """Read records behind `after`; None when no link ever had that id."""
+
+    async def read(self, link_id: LinkId, quarantine_id: int) -> QuarantinedRecord | None:
+        """Read one record."""
+
+    async def ask_replay(self, link_id: LinkId, quarantine_id: int) -> QuarantinedRecord | None:
+        """Have the owner write an open record; None when it is open no more."""
+
+    async def discard(
+        self, link_id: LinkId, quarantine_id: int, *, note: str
+    ) -> QuarantinedRecord | None:
+        """Close an open record for a reason; None when it is open no more."""
 
 
 class DealReader(Protocol):

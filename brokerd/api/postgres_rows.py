@@ -24,7 +24,7 @@ from brokerd.domain import (
     UserAction,
     UserId,
 )
-from brokerd.store.tables import accounts, deals, heads, leases, links, nodes, windows
+from brokerd.store.tables import accounts, deals, heads, leases, links, nodes, quarantine, windows
 
 Row = sa.Row[tuple[object, ...]]
 
@@ -59,6 +59,13 @@ _DEALS = (
     .scalar_subquery()
 ).label("deals")
 
+_OPEN_GAPS = (
+    sa.select(sa.func.count())
+    .where(quarantine.c.account_id == accounts.c.account_id)
+    .where(quarantine.c.state == sa.literal_column("'open'"))  # as the partial index has it
+    .scalar_subquery()
+).label("open_gaps")
+
 _WITH_LEASE = accounts.join(leases, leases.c.account_id == accounts.c.account_id)
 
 REGISTERED: sa.Select[tuple[object, ...]] = sa.select(*_SPEC, *_LEASE, _NOW).select_from(
@@ -72,6 +79,7 @@ RECORDS: sa.Select[tuple[object, ...]] = sa.select(
     *_STATUS,
     _NOW,
     _DEALS,
+    _OPEN_GAPS,
     heads.c.watermark,
     nodes.c.name.label("owner_name"),
 ).select_from(
@@ -124,6 +132,7 @@ def record(row: Row, queue: QueuePlace | None) -> LinkRecord:
         epoch=row.epoch,
         watermark=_utc_or_none(row.watermark),
         deals=row.deals,
+        open_gaps=row.open_gaps,
         queued_at=_utc(row.queued_at),
         not_before=_utc_or_none(row.not_before),
         queue=queue,

@@ -15,15 +15,17 @@ from brokerd.api.bodies import (
     LinksBody,
     MetaApiBody,
     MetadataBody,
+    QuarantineBody,
+    QuarantinedBody,
     QueueBody,
     SpecBody,
     StatusBody,
     SyncBody,
     TotalsBody,
 )
-from brokerd.api.cursor import deal_cursor, link_cursor, totals_cursor
-from brokerd.api.ports import DayTotals, LinkRecord, QueuePlace, StoredDeal
-from brokerd.domain import LinkSpec
+from brokerd.api.cursor import deal_cursor, link_cursor, quarantine_cursor, totals_cursor
+from brokerd.api.ports import DayTotals, LinkRecord, QuarantinedRecord, QueuePlace, StoredDeal
+from brokerd.domain import LinkSpec, Proof
 from brokerd.health.conditions import Condition, Facts, conditions, shown
 
 
@@ -61,6 +63,39 @@ def deals_page(deals: Sequence[StoredDeal], *, limit: int) -> DealsBody:
     return DealsBody(
         items=[_deal(stored) for stored in deals],
         next=deal_cursor(deals[-1]) if is_full and deals else None,
+    )
+
+
+def quarantine_page(records: Sequence[QuarantinedRecord], *, limit: int) -> QuarantineBody:
+    """Show a page of the quarantine; a full page may have a next one."""
+    is_full = len(records) == limit
+    return QuarantineBody(
+        items=[quarantined_body(each) for each in records],
+        next=quarantine_cursor(records[-1].quarantine_id) if is_full and records else None,
+    )
+
+
+def quarantined_body(record: QuarantinedRecord) -> QuarantinedBody:
+    """Show a record that is no deal."""
+    bad = record.record
+    return QuarantinedBody(
+        id=record.quarantine_id,
+        link_id=record.link_id,
+        deal_id=bad.deal_id,
+        time=bad.time,
+        source=record.source,
+        reason=bad.reason,
+        problem=bad.problem,
+        raw=bad.raw,
+        raw_bytes=bad.raw_bytes,
+        is_cut=bad.is_cut,
+        state=record.state,
+        times=record.times,
+        first_seen_at=record.first_seen_at,
+        last_seen_at=record.last_seen_at,
+        replay_asked_at=record.replay_asked_at,
+        closed_at=record.closed_at,
+        note=record.note,
     )
 
 
@@ -104,6 +139,7 @@ def _status(record: LinkRecord) -> StatusBody:
         queued_at=record.queued_at,
         not_before=record.not_before,
         waiting_seconds=record.queue.waiting_seconds if record.queue else None,
+        open_gaps=record.open_gaps,
     )
     now = shown(facts)
     is_reported = now.phase is record.status.phase
@@ -135,7 +171,8 @@ def _sync(record: LinkRecord) -> SyncBody:
         watermark=record.watermark,
         lag_seconds=_lag_seconds(record.watermark, record.read_at),
         deals=record.deals,
-        balance_proof=record.status.proof,
+        open_gaps=record.open_gaps,
+        balance_proof=Proof.UNKNOWN if record.open_gaps else record.status.proof,
         last_audit_at=record.status.proven_at,
     )
 

@@ -41,14 +41,9 @@ def compare(
     """
     if (before.balance, before.credit) != (after.balance, after.credit):
         return None
-    if is_partial:
-        return Finding(proof=Proof.UNKNOWN, detail="history starts at syncFrom, not at the opening")
-    if totals.quarantined:
-        detail = f"unreadable deals in quarantine: {totals.quarantined}"
-        return Finding(proof=Proof.UNKNOWN, detail=detail)
-    if totals.unmapped_types:
-        names = ", ".join(sorted(totals.unmapped_types))
-        return Finding(proof=Proof.UNKNOWN, detail=f"deal types of unknown book: {names}")
+    doubt = _doubt(totals, is_partial=is_partial)
+    if doubt is not None:
+        return Finding(proof=Proof.UNKNOWN, detail=doubt)
     found = difference(after, totals)
     if found is None:
         return Finding(proof=Proof.UNKNOWN, detail=f"unknown precision of {after.currency}")
@@ -59,6 +54,17 @@ def compare(
         detail=f"broker minus ledger: balance {found.balance:f}, credit {found.credit:f} "
         f"{after.currency}",
     )
+
+
+def _doubt(totals: Totals, *, is_partial: bool) -> str | None:
+    """Say why the ledger's sum cannot be held against the balance."""
+    if is_partial:
+        return "history starts at syncFrom, not at the opening"
+    if totals.quarantined:
+        return f"unreadable deals in quarantine: {totals.quarantined}"
+    if totals.unmapped_types:
+        return f"deal types of unknown book: {', '.join(sorted(totals.unmapped_types))}"
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

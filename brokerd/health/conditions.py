@@ -63,6 +63,7 @@ class Reason(StrEnum):
     BALANCE_PROVEN = "BalanceProven"
     BALANCE_MISMATCH = "BalanceMismatch"
     NOT_PROVEN = "NotProven"
+    DEALS_QUARANTINED = "DealsQuarantined"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ class Condition:
 class Facts:
     """What conditions are made of: the owner's last report, and the lease now.
 
-    `waiting_seconds` is how long a link that may be claimed has waited; None when it does not.
+    `open_gaps` are deals that the ledger lacks because they cannot be read. `waiting_seconds` is
+    how long a link that may be claimed has waited; None when it does not.
     """
 
     status: LinkStatus
@@ -91,6 +93,7 @@ class Facts:
     queued_at: datetime
     not_before: datetime | None
     waiting_seconds: float | None
+    open_gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +217,11 @@ def _synchronized(facts: Facts, now: Shown) -> Condition:
 
 
 def _proven(facts: Facts) -> Condition:
-    status = facts.status
+    status, message = facts.status, facts.status.proof_detail
     match status.proof:
+        case _ if facts.open_gaps:  # whatever was proven before they came
+            truth, reason = Truth.UNKNOWN, Reason.DEALS_QUARANTINED
+            message = f"unreadable deals in quarantine: {facts.open_gaps}"
         case Proof.PROVEN:
             truth, reason = Truth.TRUE, Reason.BALANCE_PROVEN
         case Proof.MISMATCH:
@@ -228,7 +234,7 @@ def _proven(facts: Facts) -> Condition:
         type=ConditionType.LEDGER_PROVEN,
         status=truth,
         reason=reason,
-        message=status.proof_detail,
+        message=message,
         last_transition_at=status.proven_at or status.since,
         observed_generation=status.observed_generation,
     )

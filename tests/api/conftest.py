@@ -16,7 +16,9 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.memory import MemoryRegistry
 from brokerd.api.memory_deals import MemoryDealReader
+from brokerd.api.memory_quarantine import MemoryQuarantineReader
 from brokerd.api.memory_totals import MemoryTotalsReader
+from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.replica import Copy, Reads
@@ -129,6 +131,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
         deals=DealRoutes(reads=reads(MemoryDealReader(state))),
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
         events=EventRoutes(feed=made_feed, metrics=metrics),
+        quarantine=QuarantineRoutes(records=MemoryQuarantineReader(state)),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=metrics.registry,
