@@ -404,7 +404,7 @@ async def test_what_time_cannot_cure_ends_the_writer(ledgers: Ledgers) -> None:
     """A missing right is our own mistake: retrying for ever would hide it."""
     fence = await ledgers.own()
     await ledgers.query(FAIL_TWICE.format(state="42501"))
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: SIM117  # entering is part of it
+    with pytest.raises(ExceptionGroup) as caught:
         async with writing(ledgers) as writer:
             assert await refusal(writer.write(stream(fence, deal(1)))) is StoreUnavailable
     assert caught.group_contains(sa.exc.ProgrammingError)
@@ -417,11 +417,10 @@ async def test_a_write_outlives_an_exhausted_pool(database_url: str, ledgers: Le
     settings = DatabaseSettings(url=Secret(database_url), acquire_seconds=0.2)
     async with open_database(settings, metrics=ledgers.metrics, max_connections=1) as database:
         mine = replace(ledgers, store=PostgresLedgerStore(database))
-        async with writing(mine) as writer, asyncio.TaskGroup() as group:
-            async with database.statement():
-                write = group.create_task(writer.write(stream(fence, deal(1))))
-                await asyncio.sleep(0.7)
-                assert not write.done()
+        async with writing(mine) as writer, asyncio.TaskGroup() as group, database.statement():
+            write = group.create_task(writer.write(stream(fence, deal(1))))
+            await asyncio.sleep(0.7)
+            assert not write.done()
     assert write.result().inserted == {"d1"}
     failures = ledgers.metrics.registry.get_sample_value(
         "brokerd_db_failures_total", {"code": "pool_exhausted"}
