@@ -60,7 +60,7 @@ class Settlement:
         waiting = [
             link
             for link in links
-            if link.status.phase is Phase.QUEUED and link.id not in self.settled | self.paused
+            if link.status.phase is Phase.QUEUED and link.id not in self.settled
         ]
         able = sorted(
             link.id

@@ -90,11 +90,11 @@ def table_of(look: Look) -> Table:
     table.add_row("packet to commit", _milliseconds(look.latency_ms))
     table.add_row("from the stream", str(look.by_stream))
     table.add_row("found by a pull", str(look.by_pull))
-    struck = {kind: count for kind, count in look.faults.items() if count}
+    # in one cell, which wraps: a row for each kind would be higher than many terminals
+    struck = [f"{kind} {count}" for kind, count in look.faults.items() if count]
     if struck:
         table.add_section()
-    for kind, count in struck.items():
-        table.add_row(f"fault {kind}", str(count))
+        table.add_row("faults", ", ".join(struck))
     return table
 
 

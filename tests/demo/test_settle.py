@@ -61,6 +61,7 @@ def link(name, *, phase=Phase.LIVE, proof=Proof.PROVEN, audited_seconds=1):
                 watermark=NOON,
                 lag_seconds=0.0,
                 deals=1,
+                open_gaps=0,
                 balance_proof=proof,
                 last_audit_at=NOON + timedelta(seconds=audited_seconds),
             ),
