@@ -10,6 +10,7 @@ from brokerd.connector.board import Board
 from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.settle import Settler
+from brokerd.connector.verify import Verifier
 from brokerd.domain import Backoff, Claim, DealId, Phase, Proof, Source
 from brokerd.errors import Transient
 
@@ -22,8 +23,17 @@ PROOF_ATTEMPTS = 3
 class Auditor:
     """Owns a session's suspects, its balance verdict, and the times both fall due."""
 
-    def __init__(self, claim: Claim, *, board: Board, puller: Puller, ports: LinkPorts) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        board: Board,
+        puller: Puller,
+        verifier: Verifier,
+        ports: LinkPorts,
+    ) -> None:
         self._claim = claim
+        self._verifier = verifier
         self._board = board
         self._puller = puller
         self._ports = ports
@@ -122,6 +132,9 @@ class Auditor:
         """Prove the balance; `before` is a reading taken before the last pull, if there is one."""
         try:
             finding = await self._find(since, before)
+            if self._is_last_doubt(finding):
+                await self._verifier.verify_all(lambda _done, _of: None)
+                finding = await self._find(since, None)
         except Transient as failure:
             log.debug("ledger.proof_delayed", link_id=self._claim.link_id, code=failure.code)
             self._put_proof_off(hint_of(failure) or 0.0)
@@ -145,6 +158,18 @@ class Auditor:
         if counted < self._verdict.mismatches <= proof.MISMATCHES_NEEDED:
             self._pull_due = min(self._pull_due, now)  # a late deal would explain it: look far back
         await self._board.note_proof(self._verdict.finding)
+
+    def _is_last_doubt(self, finding: proof.Finding | None) -> bool:
+        """Say whether this mismatch would be the verdict: then all history is read again first."""
+        return (
+            finding is not None
+            and finding.proof is Proof.MISMATCH
+            and proof.is_next_the_last(
+                self._verdict,
+                now=self._ports.clock.now(),
+                retry_seconds=self._settings.proof_retry_seconds,
+            )
+        )
 
     def _put_proof_off(self, hint_seconds: float) -> None:
         wait_seconds = max(self._settings.proof_retry_seconds, hint_seconds)

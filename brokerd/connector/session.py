@@ -35,6 +35,7 @@ from brokerd.connector.ports import (
 )
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.states import LinkEvent
+from brokerd.connector.verify import Verifier
 from brokerd.domain import Backoff, Claim, Deal, DealId, LinkWrite, Source
 from brokerd.errors import IdentityMismatch, LinkLost, Transient
 
@@ -68,7 +69,15 @@ class LinkSession:
         self._clock = ports.clock
         self._remote = claim.spec.metaapi
         self._puller = Puller(claim, ports=ports)
-        self._audit = Auditor(claim, board=board, puller=self._puller, ports=ports)
+        self._verifier = Verifier(
+            claim,
+            puller=self._puller,
+            ports=ports,
+            is_interrupted=lambda: self._was_interrupted,
+        )
+        self._audit = Auditor(
+            claim, board=board, puller=self._puller, verifier=self._verifier, ports=ports
+        )
         self._watermark: datetime | None = None
         self._news = asyncio.Event()
         self._is_up = False
@@ -200,7 +209,7 @@ class LinkSession:
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
         if not (self._was_interrupted or self._gap_reason):
-            await self._wait_news(self._audit.next_due())
+            await self._wait_news(min(self._audit.next_due(), self._verifier.due))
         await self._board.flush()
         if self._was_interrupted:
             await self._recover(session)
@@ -212,6 +221,8 @@ class LinkSession:
             await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
         elif self._audit.is_proof_due():
             await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+        elif self._clock.monotonic() >= self._verifier.due:
+            await self._look_back()
 
     async def _recover(self, session: Session) -> None:
         """Come back after an interruption on the same session."""
@@ -311,6 +322,18 @@ class LinkSession:
             self._audit.pull_failed(failure)
             return
         if found or self._audit.is_unsettled:
+            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+
+    async def _look_back(self) -> None:
+        """Look at old windows again; what is found there must show in the proof."""
+        try:
+            findings = await self._verifier.step(self._watermark or self._clock.now())
+        except Transient as failure:
+            log.debug("ledger.verify_delayed", link_id=self._claim.link_id, code=failure.code)
+            hint_seconds = hint_of(failure) or 0.0
+            self._verifier.put_off(max(self._settings.rolling_interval_seconds, hint_seconds))
+            return
+        if not findings.is_clean:
             await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
 
     async def _pull(
