@@ -7,6 +7,8 @@ and writes the others as JSON escapes, so that it can be read again by better co
 printable texts for people.
 """
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 
@@ -19,30 +21,7 @@ MAX_RAW_BYTES = 65_536
 
 _MAX_SHOWN = 300
 _CUT = "…"
-
-
-class _Named(msgspec.Struct):
-    """As much of a record as is needed to name it."""
-
-    id: str | int
-
-
-class _Dated(msgspec.Struct):
-    """As much of a record as is needed to place it in history."""
-
-    time: datetime
-
-
-class _Entered(msgspec.Struct, rename="camel"):
-    """What an MT4 deal's id lacks."""
-
-    entry_type: str
-    platform: str
-
-
-_decode_named = msgspec.json.Decoder(_Named).decode
-_decode_dated = msgspec.json.Decoder(_Dated).decode
-_decode_entered = msgspec.json.Decoder(_Entered).decode
+_LOST = "\N{REPLACEMENT CHARACTER}"
 
 
 def bad_record(record: bytes, *, reason: BadReason, problem: str) -> BadRecord:
@@ -80,35 +59,48 @@ def reason_of(record: bytes, problem: str) -> BadReason:
 
 def name_of(record: bytes) -> str | int | None:
     """Return the id that a record gives itself."""
-    try:
-        return _decode_named(record).id
-    except (ValueError, RecursionError):
+    name = _fields(record).get("id")
+    if not isinstance(name, str | int) or isinstance(name, bool) or _LOST in str(name):
         return None
+    return name
 
 
 def _deal_id(record: bytes) -> DealId | None:
     """Return the id the deal would have, as far as it can be told."""
     name = name_of(record)
-    if name is None:
-        return None
-    ticket = str(name)
+    ticket = "" if name is None else str(name)
     if not ticket.isprintable() or not 0 < len(ticket) <= MAX_ID_LENGTH:
         return None
-    try:
-        entered = _decode_entered(record)
-    except (ValueError, RecursionError):
+    fields = _fields(record)
+    entry = fields.get("entryType")
+    if fields.get("platform") != "mt4" or not isinstance(entry, str):
         return DealId(ticket)
-    suffix = entered.entry_type.removeprefix("DEAL_ENTRY_")
-    is_suffixed = entered.platform == "mt4" and suffix.isalnum() and suffix.isascii()
-    return DealId(f"{ticket}:{suffix[:32]}") if is_suffixed else DealId(ticket)
+    suffix = entry.removeprefix("DEAL_ENTRY_")
+    return DealId(f"{ticket}:{suffix}") if suffix.isalnum() and suffix.isascii() else None
 
 
 def _time(record: bytes) -> datetime | None:
-    try:
-        time = _decode_dated(record).time
-        return None if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError, RecursionError):
+    text = _fields(record).get("time")
+    if not isinstance(text, str):
         return None
+    try:
+        time = msgspec.convert(text, datetime)
+        return None if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _fields(record: bytes) -> Mapping[str, object]:
+    """Return as much of a record as can be read, more forgiving than JSON is."""
+    value: object
+    try:
+        value = msgspec.json.decode(record)
+    except (ValueError, RecursionError):
+        try:  # this one takes NaN, half characters and controls
+            value = json.loads(record.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _storable(record: bytes) -> tuple[str, bool]:

@@ -73,7 +73,10 @@ class MakeAccounts(_Body):
 
 
 class PlaceDeal(_Body):
-    """One deal to book; without `time` it happens now. A quiet one is never streamed."""
+    """One deal to book; without `time` it happens now. A quiet one is never streamed.
+
+    `warp` spoils its record wherever it is shown (`facts.TruthDeal`): {"profit": "NaN", "id": ""}.
+    """
 
     type: str = "DEAL_TYPE_BALANCE"
     profit: Decimal = ZERO
@@ -88,15 +91,17 @@ class PlaceDeal(_Body):
     position_id: str | None = None
     order_id: str | None = None
     is_quiet: bool = False
+    warp: dict[str, str] = {}
 
 
 class AmendDeal(_Body):
-    """New values of a deal; what is left out stays."""
+    """New values of a deal; what is left out stays. An empty `warp` mends its record."""
 
     profit: Decimal | None = None
     commission: Decimal | None = None
     swap: Decimal | None = None
     time: _Moment | None = None
+    warp: dict[str, str] | None = None
 
     def amendment(self) -> Amendment:
         """Return the change to make."""
@@ -104,7 +109,13 @@ class AmendDeal(_Body):
         for value in values:
             _check_amount(value)
         time = None if self.time is None else self.time.astimezone(UTC)
-        return Amendment(profit=self.profit, commission=self.commission, swap=self.swap, time=time)
+        return Amendment(
+            profit=self.profit,
+            commission=self.commission,
+            swap=self.swap,
+            time=time,
+            warp=None if self.warp is None else tuple(self.warp.items()),
+        )
 
 
 class Trade(_Body):
@@ -192,6 +203,7 @@ def placed_deal(wanted: PlaceDeal, *, account: TruthAccount, now: datetime) -> T
         price=wanted.price,
         order_id=wanted.order_id,
         position_id=wanted.position_id,
+        warp=tuple(wanted.warp.items()),
     )
 
 

@@ -60,7 +60,8 @@ class TruthDeal:
     """A deal as the broker keeps it.
 
     `ticket` is the id on the wire; the entry and the exit of an MT4 order share it. `booked_at` is
-    when the broker made the record: a back-dated deal has `time` before it.
+    when the broker made the record: a back-dated deal has `time` before it. `warp` spoils the
+    record on its way out: pairs of a field and the text that stands for its value, "" for none.
     """
 
     ticket: str
@@ -79,6 +80,7 @@ class TruthDeal:
     position_id: str | None = None
     reason: str | None = None
     comment: str | None = None
+    warp: tuple[tuple[str, str], ...] = ()
 
     @property
     def deal_id(self) -> DealId:
@@ -161,6 +163,7 @@ class Amendment:
     commission: Decimal | None = None
     swap: Decimal | None = None
     time: datetime | None = None
+    warp: tuple[tuple[str, str], ...] | None = None
 
     def apply(self, deal: TruthDeal) -> TruthDeal:
         """Return the amended deal."""
@@ -170,6 +173,7 @@ class Amendment:
             commission=deal.commission if self.commission is None else self.commission,
             swap=deal.swap if self.swap is None else self.swap,
             time=deal.time if self.time is None else whole_ms(self.time),
+            warp=deal.warp if self.warp is None else self.warp,
         )
 
 

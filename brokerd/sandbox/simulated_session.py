@@ -17,6 +17,7 @@ from brokerd.connector.ports import (
     Connected,
     DealSeen,
     Disconnected,
+    Gap,
     StreamEvent,
     Synchronized,
 )
@@ -132,6 +133,9 @@ class SimulatedSession:
         if faults.strike(FaultKind.LOSE_PACKETS, account_id=account_id) is not None:
             return
         is_doubled = faults.strike(FaultKind.DUPLICATE_PACKETS, account_id=account_id) is not None
+        if deal.warp:
+            self._tell(Gap(reason="unreadable_deal"))
+            return
         for _ in range(1 + is_doubled):
             self._tell(DealSeen(deal=domain_deal(deal, server=self.account.server)))
 

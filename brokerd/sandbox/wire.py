@@ -162,6 +162,8 @@ class _Price(_Record):
     broker_time: str
 
 
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 _WEEKDAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY")
 _SESSIONS = {day: [_Session(start="00:05:00.000", end="23:55:00.000")] for day in _WEEKDAYS}
 
@@ -178,9 +180,9 @@ def broker_time(moment: datetime, *, utc_offset: timedelta) -> str:
 
 
 def deal(record: TruthDeal, *, server: TradeServer) -> bytes:
-    """Write a deal (metaapi.md 6.1)."""
+    """Write a deal (metaapi.md 6.1), or what its warp makes of it."""
     worn = _is_worn(record.ticket)
-    return msgspec.json.encode(
+    written = msgspec.json.encode(
         _Deal(
             id=record.ticket,
             platform=record.platform,
@@ -202,6 +204,7 @@ def deal(record: TruthDeal, *, server: TradeServer) -> bytes:
             account_currency_exchange_rate=1.0,
         )
     )
+    return _warped(written, record.warp) if record.warp else written
 
 
 def order(record: TruthOrder, *, server: TradeServer) -> bytes:
@@ -349,6 +352,14 @@ def price(symbol: str, *, server: TradeServer, now: datetime) -> bytes:
             broker_time=broker_time(now, utc_offset=server.utc_offset),
         )
     )
+
+
+def _warped(written: bytes, warp: tuple[tuple[str, str], ...]) -> bytes:
+    """Put texts in the place of values; what comes out need not be JSON."""
+    values = {name: bytes(raw) for name, raw in _decode_fields(written).items()}
+    values.update((name, text.encode()) for name, text in warp)
+    members = [msgspec.json.encode(name) + b":" + value for name, value in values.items() if value]
+    return b"{" + b",".join(members) + b"}"
 
 
 def _is_worn(number: str) -> bool:

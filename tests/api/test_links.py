@@ -38,7 +38,7 @@ async def test_get_shows_the_body_of_the_reference(api):
     }
     assert set(status["queue"]) == {"position", "positionAgeSeconds", "waitingSeconds"}
     assert set(status["sync"]) == {
-        *("watermark", "lagSeconds", "balanceProof", "lastAuditAt", "deals"),
+        *("watermark", "lagSeconds", "balanceProof", "lastAuditAt", "deals", "openGaps"),
     }
     assert [condition["type"] for condition in status["conditions"]] == [
         *("Ready", "Claimed", "TransportConnected"),

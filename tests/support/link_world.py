@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from brokerd.config.settings import LedgerSettings, LinkSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
+from brokerd.connector.wire import deals_from_json
 from brokerd.domain import (
     AccountId,
     Backoff,
@@ -41,7 +42,7 @@ from brokerd.ledger.writer import Writer
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
 from brokerd.queue.memory import MemoryQueue
-from brokerd.sandbox import dealing
+from brokerd.sandbox import dealing, wire
 from brokerd.sandbox.dealing import At
 from brokerd.sandbox.facts import TruthDeal
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
@@ -133,6 +134,8 @@ class WarpedMetaApi(SimulatedMetaApi):
             page = replace(page, deals=(first, *reversed(middle), last))
         if self.between_pages is not None:
             self.between_pages()
+        if any(deal.warp for deal in self.broker.account(remote.account_id).deals()):
+            return self._written(page, remote)
         return replace(page, deals=tuple(d for d in page.deals if d.deal_id not in self.hidden))
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
@@ -147,6 +150,14 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.opened.append(remote)
         self.opened_from.append(synced_through)
         return await super().open(remote, reliability=reliability, synced_through=synced_through)
+
+    def _written(self, page: DealsPage, remote: MetaApiRef) -> DealsPage:
+        """Read the page again as it goes over the wire, spoilt records and all."""
+        account = self.broker.account(remote.account_id)
+        records = [
+            wire.deal(account.deal(deal.deal_id), server=account.server) for deal in page.deals
+        ]
+        return deals_from_json(b"[" + b",".join(records) + b"]")
 
     def _refuse_as_told(self) -> None:
         if self.refusal is not None:
