@@ -67,7 +67,10 @@ def newest(folder: Path) -> Path:
 async def connected(
     url: Secret, *, is_autocommit: bool = False
 ) -> AsyncIterator[psycopg.AsyncConnection]:
-    """Open a connection without any limit of time; raises `StoreUnavailable` when it breaks."""
+    """Open a connection without any limit of time.
+
+    Raises `StoreUnavailable` when it breaks and `BackupFailed` when the role may not.
+    """
     try:
         async with await psycopg.AsyncConnection.connect(
             conninfo(url),
@@ -76,6 +79,9 @@ async def connected(
             connect_timeout=_CONNECT_SECONDS,
         ) as connection:
             yield connection
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = error.diag.message_primary
+        raise BackupFailed(f"the role of database.url may not do this: {reason}") from error
     except psycopg.Error as error:
         reason = unavailability(error)
         if reason is None:

@@ -81,7 +81,7 @@ async def _output(name: str, *arguments: str, secrets: Mapping[str, str]) -> str
 def _tail(words: bytes, secrets: Mapping[str, str]) -> str:
     lines = words.decode(errors="replace").splitlines()
     tail = " | ".join(lines[-_TAIL_LINES:]) or "it said nothing"
-    for secret in secrets.values():
+    for secret in filter(None, secrets.values()):
         tail = tail.replace(secret, "…")
     return tail
 

@@ -205,3 +205,15 @@ async def test_the_password_is_no_argument_and_in_no_message(url, tmp_path, monk
     assert password not in repr(caught.value)
     assert password not in (tmp_path / "argv").read_text()
     assert "--dbname=" in (tmp_path / "argv").read_text()
+
+
+async def test_a_role_that_may_not_is_told_what_it_lacks(url, tmp_path):
+    """The check needs CREATEDB; without it the words say so, and nothing is left."""
+    made = await backed_up(url, tmp_path)
+    ask(url, "CREATE ROLE modest LOGIN PASSWORD 'modest'")
+    theirs = psycopg.conninfo.make_conninfo(url, user="modest", password="modest")
+    try:
+        with pytest.raises(BackupFailed, match="CREATEDB"):
+            await verify_backup(settings_of(theirs), dump=made.path)
+    finally:
+        ask(url, "DROP ROLE modest")
