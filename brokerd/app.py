@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -49,6 +48,7 @@ from brokerd.ledger.postgres import PostgresLedgerStore
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.ledger.postgres_windows import PostgresWindows
 from brokerd.ledger.writer import Writer
+from brokerd.pool.drain import Orders, Service, serve
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
@@ -125,21 +125,29 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    stop, cut = asyncio.Event(), asyncio.Event()
-    _listen_to_signals(stop, cut)
+    orders = Orders()
+    orders.listen()
     async with open_node(settings, notifier=Notifier(environ=os.environ, pid=os.getpid())) as node:
-        await serve(node, stop=stop, cut=cut)
+        await serve(
+            _services(node),
+            orders=orders,
+            announce=lambda: _announce(node),
+            drain=lambda: _drain(node),
+        )
 
 
-def _listen_to_signals(stop: asyncio.Event, cut: asyncio.Event) -> None:
-    """Let the first SIGTERM or SIGINT drain and a second one cut."""
-
-    def told() -> None:
-        (cut if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+def _services(node: Node) -> Sequence[Service]:
+    hints = () if node.hints is None else (node.hints,)
+    return (
+        node.writer,
+        node.membership.heartbeat,
+        node.manager,
+        node.api,
+        node.watchdog,
+        node.feed,
+        *hints,
+        *node.upkeep,
+    )
 
 
 @asynccontextmanager
@@ -391,32 +399,6 @@ def _routes(
     )
 
 
-async def serve(node: Node, *, stop: asyncio.Event, cut: asyncio.Event) -> None:
-    """Run a node's services until `stop`, then drain; `cut` ends the drain.
-
-    Raises (in a group) what a service died of: systemd starts us again.
-    """
-    services = (
-        node.writer, node.membership.heartbeat, node.manager, node.api, node.watchdog, node.hints,
-        node.feed, *node.upkeep,
-    )  # fmt: skip
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each.run(), name=each.name) for each in services if each]
-        tasks.append(group.create_task(_announce(node), name="announce"))
-        await stop.wait()
-        node.readiness.enter("draining")
-        node.notifier.stopping()
-        log.info("app.draining", incarnation=node.membership.incarnation)
-        drain = group.create_task(_drain(node), name="drain")
-        cutter = group.create_task(cut.wait(), name="cut")
-        await asyncio.wait({drain, cutter}, return_when=asyncio.FIRST_COMPLETED)
-        if not drain.done():
-            log.warning("app.cut")
-        for task in (drain, cutter, *reversed(tasks)):
-            task.cancel()
-    log.info("app.stopped")
-
-
 async def _announce(node: Node) -> None:
     """Tell the world once the first plan was made."""
     await node.manager.first_plan.wait()
@@ -427,6 +409,9 @@ async def _announce(node: Node) -> None:
 
 async def _drain(node: Node) -> None:
     """Stop intake, flush, release, say farewell; the API answers to the last."""
+    node.readiness.enter("draining")
+    node.notifier.stopping()
+    log.info("app.draining", incarnation=node.membership.incarnation)
     await node.manager.drain()
     try:
         async with asyncio.timeout(FLUSH_SECONDS):
