@@ -28,7 +28,7 @@ def bad_record(record: bytes, *, reason: BadReason, problem: str) -> BadRecord:
     """Make the value that is kept of a record; as much of it is read as can be."""
     raw, is_cut = _storable(record)
     return BadRecord(
-        digest=blake2b(record, digest_size=16).hexdigest(),
+        digest=digest_of(record),
         reason=reason,
         problem=shown(problem),
         deal_id=_deal_id(record),
@@ -37,6 +37,11 @@ def bad_record(record: bytes, *, reason: BadReason, problem: str) -> BadRecord:
         raw_bytes=len(record),
         is_cut=is_cut,
     )
+
+
+def digest_of(content: bytes) -> str:
+    """Return what tells one record from another."""
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def shown(text: str, *, limit: int = _MAX_SHOWN) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from brokerd.connector.poison import MAX_RAW_BYTES, bad_record
+from brokerd.connector.poison import MAX_RAW_BYTES, bad_record, digest_of
 from brokerd.domain import MAX_ID_LENGTH, BadReason, BadRecord, Deal, LinkWrite, Source
 from brokerd.errors import BadDeal
 from brokerd.ledger.content import DECIMAL_PLACES
@@ -49,11 +49,15 @@ def sift(write: LinkWrite) -> tuple[LinkWrite, tuple[tuple[Deal, BadRecord], ...
 
 
 def bad_deal(deal: Deal, reason: BadReason, problem: str) -> BadRecord:
-    """Make what the quarantine keeps of a deal that cannot be stored."""
+    """Make what the quarantine keeps of a deal that cannot be stored.
+
+    It is known by what it says, not by how: stream and REST write one deal differently.
+    """
     raw = deal.raw.encode("utf-8", "backslashreplace")  # half a character becomes a JSON escape
     record = bad_record(raw, reason=reason, problem=f"deal {deal.deal_id[:64]!r}: {problem}")
     return replace(
         record,
+        digest=digest_of(repr(deal).encode()),  # all but `raw`, whatever is in it escaped
         deal_id=deal.deal_id if _text_problem(deal.deal_id, MAX_ID_LENGTH) is None else None,
         time=None if deal.time.tzinfo is None else deal.time,
     )

@@ -85,6 +85,15 @@ def test_refuses_what_postgres_would_refuse_or_change(
     record.raw.encode()
 
 
+def test_a_bad_deal_is_one_record_whichever_way_it_came() -> None:
+    """Stream and REST write it differently; another content is another record."""
+    first, second, third = (
+        sift(write(deal(1, symbol="A\0", raw=raw, position_id=position)))[1][0][1].digest
+        for raw, position in (('{"a":1}', "7"), ('{"a": 1.0}', "7"), ('{"a":1}', "8"))
+    )
+    assert first == second != third
+
+
 def test_accepts_what_is_at_the_limits() -> None:
     """The longest texts, the largest numbers and every character of Unicode are stored."""
     largest = Decimal("-99999999999999999999.99999999")
