@@ -20,6 +20,8 @@ from brokerd.store.tables import SCHEMA
 _LOCK_KEY = 0x62726F6B65726400  # "brokerd": one migration at a time per database
 _CONNECT_SECONDS = 5
 _TARGET = "head"
+# Where a restore puts the schema it replaces, until it has done everything.
+_IS_HALF_RESTORED = sa.text("SELECT to_regnamespace('brokerd_replaced') IS NOT NULL")
 
 
 async def upgrade(url: Secret) -> None:
@@ -37,6 +39,10 @@ async def upgrade(url: Secret) -> None:
 async def check(url: Secret) -> None:
     """Raise `ConfigInvalid` unless the schema is exactly ours; `StoreUnavailable` when away."""
     async with _connection(url) as connection:
+        if (await connection.execute(_IS_HALF_RESTORED)).scalar_one():
+            raise ConfigInvalid(
+                ["a restore was interrupted, or is under way: run `brokerd restore` to its end"]
+            )
         await connection.run_sync(_require_known)
         if await connection.run_sync(_current) != _head():
             raise ConfigInvalid(["the database schema is not up to date: run `brokerd migrate`"])

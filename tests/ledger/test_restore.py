@@ -14,10 +14,11 @@ from brokerd.config.settings import (
     Secret,
     Settings,
 )
-from brokerd.errors import BackupFailed
+from brokerd.errors import BackupFailed, ConfigInvalid
 from brokerd.ledger.restore import restore, verify_backup
 from brokerd.store.backup import back_up, newest
 from brokerd.store.manifest import manifest_path
+from brokerd.store.migrate import check
 
 _FILL = """
 INSERT INTO brokerd.accounts (link_id, user_id, platform, login, server, currency, token,
@@ -135,6 +136,16 @@ async def test_a_restore_that_fails_leaves_the_ledger_there_was(url, tmp_path):
         await restore(settings_of(url), dump=made.path, is_replacing=True)
     ask(url, "INSERT INTO brokerd.events (account_id, account_seq, link_id, user_id, type, payload)"
         " VALUES (1, 9, 'ann', 'ann', 'deal.added', '{}')")  # fmt: skip
+
+
+async def test_a_restore_that_was_killed_is_noticed(url, tmp_path):
+    """While what it replaced lies aside, no node starts and no other restore begins."""
+    made = await backed_up(url, tmp_path)
+    ask(url, "CREATE SCHEMA brokerd_replaced")
+    with pytest.raises(ConfigInvalid, match="interrupted"):
+        await check(Secret(url))
+    with pytest.raises(BackupFailed, match="brokerd_replaced"):
+        await restore(settings_of(url), dump=made.path, is_replacing=True)
 
 
 async def test_a_receipt_that_does_not_hold_is_named(url, tmp_path):
