@@ -329,10 +329,19 @@ class WriteOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """What an account held when its partial history began: the broker's sums less the ledger's."""
+
+    balance: Decimal
+    credit: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """The ledger's sums of one account over all its deals that are not removed.
 
-    `quarantined` records are open beside them: the ledger lacks what those say.
+    `quarantined` records are open beside them: the ledger lacks what those say. `anchor` is what
+    the account held before, where its history is partial and was anchored.
     """
 
     deals: int
@@ -340,6 +349,7 @@ class Totals:
     credit: Decimal
     unmapped_types: frozenset[str]
     quarantined: int = 0
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What keeps a live ledger honest: when to pull and prove again, and which deals count as gone."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -11,7 +11,7 @@ from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.settle import Settler
 from brokerd.connector.verify import Verifier
-from brokerd.domain import Backoff, Claim, DealId, Phase, Proof, Source
+from brokerd.domain import Anchor, Backoff, Claim, DealId, Phase, Proof, Source
 from brokerd.errors import Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -43,6 +43,7 @@ class Auditor:
         self._verdict = proof.Verdict(
             finding=proof.Finding(proof=Proof.UNKNOWN, detail="not proven yet")
         )
+        self._anchor_seen: tuple[Anchor | None, datetime] | None = None
         now = ports.clock.monotonic()
         # Spread over the interval: links that came up together must not pull together for ever.
         self._pull_due = (
@@ -151,7 +152,7 @@ class Auditor:
             retry_seconds=self._settings.proof_retry_seconds,
         )
         self._ports.metrics.proofs.labels(verdict=self._verdict.finding.proof).inc()
-        if finding.proof is Proof.MISMATCH:
+        if finding.proof is Proof.MISMATCH or finding.detail == proof.NOT_ANCHORED:
             self._put_proof_off(0.0)
         else:
             self._proof_due = now + self._settings.proof_interval_seconds
@@ -186,13 +187,34 @@ class Auditor:
                     return None
             totals = await self._ports.ledger.totals(self._claim.fence.account_id)
             after = await self._ports.rest.account_information(remote)
-            finding = proof.compare(
-                before, after, totals, is_partial=self._claim.spec.sync_from is not None
-            )
+            is_partial = self._claim.spec.sync_from is not None
+            finding = proof.compare(before, after, totals, is_partial=is_partial)
+            if finding is not None and finding.detail == proof.NOT_ANCHORED:
+                await self._anchor(proof.anchor_of(after, totals))
             if finding is not None:
                 return finding
             before = None
         return None
+
+    async def _anchor(self, anchor: Anchor | None) -> None:
+        """Anchor a partial history once two proofs, a while apart, saw the same before it.
+
+        One alone may have met a deal that was in the balance and not yet in the history.
+        """
+        now = self._ports.clock.now()
+        seen, self._anchor_seen = self._anchor_seen, (anchor, now)
+        if anchor is None or seen is None or seen[0] != anchor:
+            return
+        if now - seen[1] < timedelta(seconds=self._settings.proof_retry_seconds):
+            self._anchor_seen = seen
+            return
+        await self._ports.windows.anchor(self._claim.fence, anchor)
+        log.info(
+            "ledger.anchored",
+            link_id=self._claim.link_id,
+            balance=str(anchor.balance),
+            credit=str(anchor.credit),
+        )
 
     async def _is_pull_whole(self, since: datetime) -> bool:
         """Pull from then to now; say whether no deal of the ledger was missing."""

@@ -12,6 +12,7 @@ from brokerd.clock import Clock
 from brokerd.config.settings import LinkSettings
 from brokerd.domain import (
     AccountId,
+    Anchor,
     Backoff,
     BadRecord,
     Book,
@@ -258,6 +259,9 @@ class Windows(Protocol):
 
         The window is counted anew; a receipt that was not true is put right.
         """
+
+    async def anchor(self, fence: Fence, anchor: Anchor) -> None:
+        """Store what the account held before its partial history; the first one stays."""
 
 
 class LeaseHandle(Protocol):

@@ -1,14 +1,19 @@
 """The balance proof: whether the broker's balance equals the sum of the ledger's deals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from brokerd.connector.ports import AccountInformation
-from brokerd.domain import Proof, Totals
+from brokerd.domain import Anchor, Proof, Totals
 
 MISMATCHES_NEEDED = 3
 """One mismatch may be a deal on its way; only as many, well apart, are a verdict (design.md 7)."""
+
+NOT_ANCHORED = "history starts at syncFrom: not anchored to a balance yet"
+"""The only doubt that a further look at the same readings resolves."""
+
+_NOTHING_BEFORE = Anchor(balance=Decimal(0), credit=Decimal(0))
 
 _DIGITS = {
     "AED": 2, "AUD": 2, "BTC": 8, "CAD": 2, "CHF": 2, "CNY": 2, "CZK": 2, "DKK": 2, "ETH": 8,
@@ -35,20 +40,24 @@ def compare(
 ) -> Finding | None:
     """Compare two equal readings with the ledger between them; None when the account moved.
 
-    `is_partial`: the history was asked from a date on, so that its sum proves nothing by itself.
+    `is_partial`: the history was asked from a date on, so that its sum proves nothing before it is
+    anchored; from then on every change of the balance must be one of the ledger.
     A record in quarantine, which may be worth anything, an unmapped deal type or an unknown
     currency precision leaves the proof Unknown.
     """
     if (before.balance, before.credit) != (after.balance, after.credit):
         return None
-    doubt = _doubt(totals, is_partial=is_partial)
+    doubt = _doubt(totals)
     if doubt is not None:
         return Finding(proof=Proof.UNKNOWN, detail=doubt)
     found = difference(after, totals)
     if found is None:
         return Finding(proof=Proof.UNKNOWN, detail=f"unknown precision of {after.currency}")
+    if is_partial and totals.anchor is None:
+        return Finding(proof=Proof.UNKNOWN, detail=NOT_ANCHORED)
     if found.is_none:
-        return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals")
+        since = " since syncFrom" if is_partial else ""
+        return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals{since}")
     return Finding(
         proof=Proof.MISMATCH,
         detail=f"broker minus ledger: balance {found.balance:f}, credit {found.credit:f} "
@@ -56,15 +65,19 @@ def compare(
     )
 
 
-def _doubt(totals: Totals, *, is_partial: bool) -> str | None:
+def _doubt(totals: Totals) -> str | None:
     """Say why the ledger's sum cannot be held against the balance."""
-    if is_partial:
-        return "history starts at syncFrom, not at the opening"
     if totals.quarantined:
         return f"unreadable deals in quarantine: {totals.quarantined}"
     if totals.unmapped_types:
         return f"deal types of unknown book: {', '.join(sorted(totals.unmapped_types))}"
     return None
+
+
+def anchor_of(seen: AccountInformation, totals: Totals) -> Anchor | None:
+    """Return what the account held before a partial history; None when the digits are unknown."""
+    found = difference(seen, replace(totals, anchor=None))
+    return None if found is None else Anchor(balance=found.balance, credit=found.credit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +100,10 @@ def difference(seen: AccountInformation, totals: Totals) -> Difference | None:
         digits = _DIGITS.get(seen.currency.upper())
     if digits is None:
         return None
+    before = totals.anchor or _NOTHING_BEFORE
     return Difference(
-        balance=round(seen.balance, digits) - round(totals.balance, digits),
-        credit=round(seen.credit, digits) - round(totals.credit, digits),
+        balance=round(seen.balance, digits) - round(totals.balance + before.balance, digits),
+        credit=round(seen.credit, digits) - round(totals.credit + before.credit, digits),
     )
 
 

@@ -127,6 +127,7 @@ class MemoryLedgerStore:
             credit=sum((d.amount for d in deals if d.book is Book.CREDIT), Decimal(0)),
             unmapped_types=frozenset(d.type for d in deals if d.book is Book.UNMAPPED),
             quarantined=len(await self.quarantine.open_records(account_id)),
+            anchor=self._state.heads.get(account_id, HeadRow()).anchor,
         )
 
     def _apply(self, numbered: NumberedWrite) -> WriteOutcome:

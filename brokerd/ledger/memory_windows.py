@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import reduce
 
-from brokerd.domain import AccountId, Fence, Window
+from brokerd.domain import AccountId, Anchor, Fence, Window
 from brokerd.errors import Fenced
 from brokerd.ledger import content
-from brokerd.store.memory import MemoryState
+from brokerd.store.memory import HeadRow, MemoryState
 
 
 class MemoryWindows:
@@ -69,6 +69,13 @@ class MemoryWindows:
                 windows[at] = replace(window, receipt=counted, verified_at=self._state.clock.now())
                 return counted == window.receipt
         raise ValueError(f"account {fence.account_id} has no window from {start}")
+
+    async def anchor(self, fence: Fence, anchor: Anchor) -> None:
+        """Store what the account held before its partial history; the first one stays."""
+        self._owned(fence)
+        head = self._state.heads.get(fence.account_id, HeadRow())
+        if head.anchor is None:
+            self._state.heads[fence.account_id] = replace(head, anchor=anchor)
 
     def _owned(self, fence: Fence) -> list[Window]:
         if not self._state.holds(fence):

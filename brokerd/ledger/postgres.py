@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from brokerd.connector.ports import HeldDeal
 from brokerd.domain import (
     AccountId,
+    Anchor,
     Book,
     DealId,
     Fence,
@@ -122,15 +123,25 @@ class PostgresLedgerStore:
             .where(quarantine.c.state == QuarantineState.OPEN)
             .scalar_subquery()
             .label("quarantined"),
+            *(
+                sa.select(column).where(heads.c.account_id == account_id).scalar_subquery()
+                for column in (heads.c.anchor_balance, heads.c.anchor_credit)
+            ),
         ).where(deals.c.account_id == account_id, deals.c.removed_at.is_(None))
         async with self._database.statement() as connection:
             row = (await connection.execute(query)).one()
+        anchor_balance, anchor_credit = row[-2:]
         return Totals(
             deals=row.deals,
             balance=row.balance,
             credit=row.credit,
             unmapped_types=frozenset(row.unmapped or ()),
             quarantined=row.quarantined,
+            anchor=(
+                None
+                if anchor_balance is None
+                else Anchor(balance=anchor_balance, credit=anchor_credit)
+            ),
         )
 
     async def _send(self, writes: Sequence[NumberedWrite]) -> Sequence[sa.Row[_Answer]]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from brokerd.domain import AccountId, Fence, Receipt, Window
+from brokerd.domain import AccountId, Anchor, Fence, Receipt, Window
 from brokerd.errors import Fenced, StoreUnavailable
 from brokerd.ledger import window_statements
 from brokerd.store.engine import Database
@@ -71,6 +71,11 @@ class PostgresWindows:
         if is_true is None:
             raise ValueError(f"account {fence.account_id} has no window from {start}")
         return is_true
+
+    async def anchor(self, fence: Fence, anchor: Anchor) -> None:
+        """Store what the account held before its partial history; the first one stays."""
+        values = {**_fenced(fence), "balance": anchor.balance, "credit": anchor.credit}
+        await self._send(window_statements.ANCHOR, values)
 
     async def _send(self, statement: str, values: Mapping[str, object]) -> bool | None:
         """Run a statement until no other write was in its way; None when its rows are absent."""

@@ -1,7 +1,7 @@
 """The SQL that tends windows already closed: as fenced and as whole as the writes beside it.
 
-Both raise `heads.writes`, for the reason told in `ledger.statements`: a receipt computed from a
-snapshot that missed a write would be wrong for ever.
+Those that touch receipts raise `heads.writes`, for the reason told in `ledger.statements`: a
+receipt computed from a snapshot that missed a write would be wrong for ever.
 """
 
 _OWNED = """
@@ -19,6 +19,21 @@ head AS (
     RETURNING h.account_id
 ),
 """
+
+ANCHOR = f"""
+{_OWNED}
+anchored AS (
+    INSERT INTO brokerd.heads AS h (account_id, anchor_balance, anchor_credit)
+    SELECT account_id, %(balance)s::numeric, %(credit)s::numeric FROM owned
+    ON CONFLICT (account_id) DO UPDATE
+        SET anchor_balance = excluded.anchor_balance, anchor_credit = excluded.anchor_credit
+        WHERE h.anchor_balance IS NULL
+)
+SELECT CASE WHEN o.account_id IS NULL THEN 'fenced' ELSE 'written' END AS verdict,
+    true AS is_true
+FROM (VALUES (%(account_id)s::bigint)) AS a(account_id)
+LEFT JOIN owned o USING (account_id)
+"""  # noqa: S608  # put together from constants
 
 MERGE = f"""
 {_OWNED}

@@ -11,6 +11,7 @@ from datetime import datetime
 from brokerd.clock import Clock
 from brokerd.domain import (
     AccountId,
+    Anchor,
     BadRecord,
     Deal,
     DealId,
@@ -109,6 +110,7 @@ class HeadRow:
     watermark: datetime | None = None
     account_seq: int = 0
     pulled_at: datetime | None = None
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

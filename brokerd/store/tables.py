@@ -227,6 +227,8 @@ heads = sa.Table(
     sa.Column("account_seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("writes", sa.BigInteger, nullable=False, server_default="0"),  # ledger statements
     sa.Column("pulled_at", MOMENT),  # latest beginning of a pull that was written
+    sa.Column("anchor_balance", MONEY),  # what lies before a partial history, once anchored
+    sa.Column("anchor_credit", MONEY),
 )
 
 feed = sa.Table(

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from random import Random
 
 import pytest
@@ -18,6 +19,7 @@ from brokerd.connector.ports import Windows
 from brokerd.connector.windows import next_to_verify, to_merge
 from brokerd.domain import (
     AccountId,
+    Anchor,
     Deal,
     DealId,
     Fence,
@@ -188,6 +190,22 @@ async def test_verifying_notes_when_and_counts_anew(bench: Bench) -> None:
     assert (await bench.windows.closed(fence.account_id))[1] == second
     with pytest.raises(ValueError, match="no window"):
         await bench.windows.verify(fence, start=DAY - HOUR)
+
+
+async def test_an_anchor_stays_whatever_comes_later(bench: Bench) -> None:
+    """The totals name the first anchor; neither another one nor a write moves it."""
+    fence = await bench.own()
+    assert (await bench.rig.store.totals(fence.account_id)).anchor is None
+    anchor = Anchor(balance=Decimal("1234.56"), credit=Decimal(-7))
+    await bench.windows.anchor(fence, anchor)
+    await bench.windows.anchor(fence, Anchor(balance=Decimal(1), credit=Decimal(1)))
+    await bench.write(fence, deal(1))
+    await bench.close(fence, 24)
+    assert (await bench.rig.store.totals(fence.account_id)).anchor == anchor
+    assert await bench.rig.store.watermark(fence.account_id) == DAY + 24 * HOUR
+    await bench.rig.lease(replace(fence, epoch=2))
+    with pytest.raises(Fenced):
+        await bench.windows.anchor(fence, anchor)
 
 
 async def test_a_fenced_owner_changes_no_window(bench: Bench) -> None:

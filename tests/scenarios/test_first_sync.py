@@ -75,8 +75,8 @@ async def test_mt4_entries_and_exits_share_a_ticket():
         world.assert_exact()
 
 
-async def test_sync_from_bounds_the_history_and_leaves_the_proof_open():
-    """With syncFrom only younger deals are kept, and nothing is claimed about the sum."""
+async def test_sync_from_bounds_the_history_and_leaves_the_proof_open_at_first():
+    """With syncFrom only younger deals are kept; their sum proves nothing before an anchor."""
     since = START - timedelta(days=5)
     async with running_link(sync_from=since) as world:
         await world.until(lambda: world.status and world.status.proof_detail.startswith("history"))
