@@ -10,8 +10,9 @@ from link_world import START, World
 from brokerd.config.settings import LinkSettings
 from brokerd.connector.pull import HORIZON, Puller
 from brokerd.domain import DealId, Source
-from brokerd.errors import Fenced, Incomplete, Synchronizing
+from brokerd.errors import Fenced, Incomplete, MalformedAnswer, Synchronizing
 from brokerd.pool.memory_nodes import MemoryNodes
+from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.faults import FaultKind
 from brokerd.sandbox.habits import Past
 
@@ -176,3 +177,40 @@ async def test_a_history_in_no_order_is_read_to_its_end():
         pulled = await puller.pull(BEGINNING)
         assert pulled.is_last
         assert world.ledger == world.truth
+
+
+SPOIL = Amendment(warp=(("profit", "NaN"),))
+
+
+async def test_a_deal_that_became_unreadable_is_not_missing():
+    """The broker has it: nobody need look for it."""
+    async with pulling() as (world, puller):
+        await puller.pull(BEGINNING)
+        spoilt = world.true_ids[3]
+        world.account.amend(spoilt, SPOIL)
+        pulled = await puller.pull(BEGINNING)
+        assert spoilt in pulled.held
+        assert not pulled.missing
+
+
+@pytest.mark.parametrize("place", [0, 998, 999, 1_000])
+async def test_unreadable_records_at_the_edge_of_a_page_break_no_pages(place):
+    """They count as records: the next page begins where the last one ended."""
+    async with pulling(past=Past(deals=0, positions=0)) as (world, puller):
+        world.book_many(2_000)
+        spoilt = world.true_ids[place]
+        world.account.amend(spoilt, SPOIL)
+        pulled = await puller.pull(BEGINNING)
+        assert pulled.inserted == set(world.truth) - {spoilt}
+        assert len(world.state.quarantine) == 1
+
+
+async def test_a_thousand_unreadable_records_are_no_poison():
+    """Then the answers have changed, and the pull fails instead of filling the quarantine."""
+    async with pulling(past=Past(deals=0, positions=0)) as (world, puller):
+        world.book_many(1_001)
+        for deal_id in world.true_ids:
+            world.account.amend(deal_id, SPOIL)
+        with pytest.raises(MalformedAnswer, match="more than 1000 unreadable"):
+            await puller.pull(BEGINNING)
+        assert len(world.state.quarantine) == 1_000

@@ -204,6 +204,7 @@ async def test_an_operators_word_outlasts_the_next_pull(rig: Rig) -> None:
     assert await reader.discard(claim.link_id, record.quarantine_id, note="again") is None
     assert await reader.ask_replay(claim.link_id, record.quarantine_id) is None
     await quarantine.keep(claim.fence, [bad()], source=Source.PULL)
+    await quarantine.close(claim.fence, [record.quarantine_id])  # of a pull that began before
     after = await reader.read(claim.link_id, record.quarantine_id)
     assert (after.state, after.note, after.times) == (QuarantineState.DISCARDED, "a test's", 2)
     assert (await rig.ledger.totals(claim.fence.account_id)).quarantined == 0
