@@ -1,5 +1,6 @@
 """A backup is whole or absent, comes back as it was, and nothing of a restore can be doubled."""
 
+import fcntl
 import json
 import os
 from contextlib import closing
@@ -182,6 +183,19 @@ async def test_only_so_many_are_kept_and_leftovers_go(url, tmp_path):
     assert made[2].dropped == [made[0].path]
     kept = [path for each in made[1:] for path in (each.path, manifest_path(each.path))]
     assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "other.dump"])
+
+
+async def test_two_backups_do_not_write_into_one_folder(url, tmp_path):
+    """The second is refused while the first one holds the folder, and sweeps nothing of it."""
+    (left := tmp_path / "brokerd-20260101T000000.000000Z.dump.partial").touch()
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BackupFailed, match="another backup"):
+            await backed_up(url, tmp_path)
+    finally:
+        os.close(held)
+    assert list(tmp_path.iterdir()) == [left]
 
 
 def fake_pg_dump(folder, monkeypatch, *, version, body="exit 3"):
