@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps
-WORKERS ?= 2
+# more than cores: many tests wait for a process, a socket or a heartbeat
+WORKERS ?= 4
 ARGS ?=
 
 help:
