@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
+
 from brokerd.sandbox.control_requests import SwitchOn
 from brokerd.sandbox.faults import FaultKind as K
 
@@ -62,10 +64,13 @@ _RECIPES = {
 _NEEDS_CUT = frozenset({K.STALL_UPGRADE, K.BURST_AFTER_SYNC})
 
 
-def plan_round(*, kinds: Collection[K], targets: Sequence[str], random: Random) -> tuple[Step, ...]:
+def plan_round(
+    *, kinds: Collection[K], targets: Sequence[str], random: Random, is_certain: bool = False
+) -> tuple[Step, ...]:
     """Plan one round of these kinds, in the order of time.
 
     `targets` are the accounts that stream now; what cuts sockets is added where a kind needs it.
+    A certain round strikes at every opportunity: in a small fleet there may be few.
     """
     chosen = set(kinds)
     if chosen & _NEEDS_CUT:
@@ -76,6 +81,8 @@ def plan_round(*, kinds: Collection[K], targets: Sequence[str], random: Random) 
         fault = recipe.fault
         if recipe.is_for_few:
             fault = _only_few(fault, targets, random)
+        if is_certain:
+            fault = msgspec.structs.replace(fault, probability=1.0, limit=fault.limit and 1)
         delay = random.uniform(0.0, _JITTER_SECONDS)
         steps.append(Step(at_seconds=recipe.on_seconds + delay, kind=kind, fault=fault))
         steps.append(Step(at_seconds=recipe.off_seconds, kind=kind, fault=None))

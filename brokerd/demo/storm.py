@@ -23,11 +23,14 @@ class Storm:
     ) -> None:
         """Do what is due; a round that is over is followed by one of the kinds that are missing.
 
-        Once none is missing the rounds hold every kind again.
+        Those then strike for certain. Once none is missing the rounds hold every kind again.
         """
         if not self._steps and elapsed_seconds >= self._ends_at and targets:
             kinds = missing or frozenset(FaultKind)
-            self._steps = list(plan_round(kinds=kinds, targets=targets, random=self._random))
+            is_certain = bool(missing) and self._ends_at > 0
+            self._steps = list(
+                plan_round(kinds=kinds, targets=targets, random=self._random, is_certain=is_certain)
+            )
             self._began_at, self._ends_at = elapsed_seconds, elapsed_seconds + ROUND_SECONDS
         while self._steps and self._began_at + self._steps[0].at_seconds <= elapsed_seconds:
             step = self._steps.pop(0)

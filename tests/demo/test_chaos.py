@@ -64,3 +64,12 @@ def test_what_silences_accounts_silences_some(kind, targets, struck):
     (fault,) = (s.fault for s in planned(targets=targets) if s.kind is kind and s.fault)
     assert len(fault.account_ids) == struck
     assert set(fault.account_ids) <= set(targets)
+
+
+def test_a_certain_round_leaves_nothing_to_chance():
+    """What was missing after a round strikes at its first opportunity in the next."""
+    steps = plan_round(kinds=frozenset(K), targets=["a"], random=Random(1), is_certain=True)
+    faults = [step.fault for step in steps if step.fault is not None]
+    assert faults
+    assert {fault.probability for fault in faults} == {1.0}
+    assert {fault.limit for fault in faults} == {1, None}
