@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from daemon_process import unmeasured
 from ledger_child import EXIT_FENCED, TRUTH, WINDOW_END, run_writer, write_of
 from ledger_rig import PostgresRig, check_ledger
 from prometheus_client import CollectorRegistry
@@ -157,7 +158,7 @@ async def fork_server(url: str) -> asyncio.subprocess.Process:
         *(sys.executable, str(CHILD)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"TEST_DATABASE_URL": url},
+        env=unmeasured(os.environ) | {"TEST_DATABASE_URL": url},
     )
 
 

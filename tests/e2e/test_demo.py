@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from daemon_process import unmeasured
 
 from brokerd.sandbox.faults import FaultKind
 
@@ -32,7 +33,7 @@ async def started_demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.s
     """Start a demo whose folders lie in `folder`; it is killed if the block leaves it running."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brokerd", "demo", *arguments),
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**unmeasured(os.environ), "TMPDIR": str(folder)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from daemon_process import KEY, running_daemon
+from daemon_process import KEY, running_daemon, unmeasured
 
 from brokerd.demo.engines import engines
 from brokerd.ledger.recount import false_receipts
@@ -59,7 +59,7 @@ async def brokerd(*words: str, url: str, programs: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brokerd", *words),
         env={
-            **os.environ,
+            **unmeasured(os.environ),
             "PATH": f"{programs}:{os.environ['PATH']}",
             "BROKERD_NODE_NAME": "node-1",
             "BROKERD_METAAPI__TOKENS__MAIN": DEFAULT_TOKEN,
