@@ -28,7 +28,7 @@ from brokerd.store.engine import open_database
 from brokerd.telemetry import Metrics
 
 CHILD = Path(__file__).parents[1] / "support" / "ledger_child.py"
-STRIDE = int(os.environ.get("BROKERD_SWEEP_STRIDE", "9"))
+STRIDE = int(os.environ.get("BROKERD_SWEEP_STRIDE", "6"))
 """Each step costs a process, half a second: the suite samples, 1 sweeps them all (a minute)."""
 REGISTER = """
 WITH a AS (
