@@ -20,9 +20,7 @@ _numbers = count(1)
 
 
 # A shared machine stalls at any moment: how long one example took says nothing about our code.
-settings.register_profile(
-    "brokerd", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("brokerd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("brokerd")
 
 

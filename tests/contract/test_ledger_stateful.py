@@ -468,7 +468,7 @@ async def opened(url: str | None) -> AsyncIterator[Rig]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "examples"), [pytest.param(k, n, id=k) for k, n in (("memory", 50), ("postgres", 15))]
+    ("kind", "examples"), [pytest.param(k, n, id=k) for k, n in (("memory", 100), ("postgres", 30))]
 )
 def test_any_interleaving_ends_in_the_truth(
     request: pytest.FixtureRequest, kind: str, examples: int
