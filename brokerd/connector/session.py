@@ -320,7 +320,7 @@ class LinkSession:
             remaining = began_at + limit_seconds - self._clock.monotonic()
             if remaining <= 0:
                 raise LinkLost(f"{problem} within {limit_seconds:g} s")
-            await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
+            await self._wait_news(self._clock.monotonic() + remaining)
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""

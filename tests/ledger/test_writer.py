@@ -34,7 +34,7 @@ from brokerd.store.memory import LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class FaultyStore(MemoryLedgerStore):

@@ -34,7 +34,7 @@ from brokerd.sandbox.truth import AccountSpec, Broker
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class SilentNodes(MemoryNodes):

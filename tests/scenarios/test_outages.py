@@ -10,7 +10,7 @@ from brokerd.domain import Phase, Proof
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 RECONNECTS = "brokerd_link_reconnects_total"
 
 
