@@ -7,6 +7,7 @@ BrokerdError
 │   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
+│   ├── Held                  the governor did not send it; carries the wait
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
@@ -14,6 +15,8 @@ BrokerdError
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
+│   ├── TopUpRequired         402, or 403 that asks for money: the MetaApi balance is exhausted
+│   ├── TlsInvalid            the server's certificate is not valid for it; nothing was sent
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
 │   ├── NotDeployed           the MetaApi account is not deployed
@@ -85,6 +88,22 @@ class Throttled(Transient):
         self.scope = scope
 
 
+class Held(Transient):
+    """The governor refused to send: nothing was sent and nothing was spent.
+
+    `scope` says what is held (as `user:main`) and `cause` why: what a breaker opened for, or
+    `credits`, `rate` or `throttled`.
+    """
+
+    code = "held"
+
+    def __init__(self, message: str, *, retry_after_seconds: float, scope: str, cause: str) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.scope = scope
+        self.cause = cause
+
+
 class RemoteUnavailable(Transient):
     """The request did not reach MetaApi, or MetaApi failed on its side.
 
@@ -129,9 +148,24 @@ class Unauthorized(Rejected):
 
 
 class Forbidden(Rejected):
-    """The token may not do this, or the MetaApi balance is exhausted (403)."""
+    """The token may not do this (403)."""
 
     code = "forbidden"
+
+
+class TopUpRequired(Rejected):
+    """The MetaApi balance is exhausted (402, or 403 that asks for a top-up)."""
+
+    code = "billing"
+
+
+class TlsInvalid(Rejected):
+    """The server's certificate is expired, or of another host, or of nobody we trust.
+
+    Nothing was sent, and nothing is sent without TLS instead.
+    """
+
+    code = "tls_invalid"
 
 
 class NotFound(Rejected):
