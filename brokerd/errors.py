@@ -19,6 +19,11 @@ BrokerdError
 │   ├── TlsInvalid            the server's certificate is not valid for it; nothing was sent
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
+│   │   └── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
+│   ├── AuthSuspected         the broker refuses credentials that it took last week
+│   ├── AuthFailed            the broker refuses login and password
+│   ├── AccountDisabled       the broker disabled the account
+│   ├── BudgetExhausted       our own limit of spending is reached
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
 │   ├── Conflict              the registry refuses: identity taken or immutable
@@ -35,6 +40,8 @@ BrokerdError
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
+
+from brokerd.domain import UserAction
 
 
 class BrokerdError(Exception):
@@ -136,15 +143,25 @@ class StoreUnavailable(Transient):
 
 
 class Rejected(BrokerdError):
-    """A refusal that repeating cannot change."""
+    """A refusal that repeating cannot change.
+
+    `user_action` is what a human must do about it; `retry_after_seconds` is when looking again
+    makes sense, None where the one who asked decides.
+    """
 
     code = "rejected"
+    user_action: ClassVar[UserAction] = UserAction.CONTACT_OPERATOR
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unauthorized(Rejected):
     """The API token is missing, revoked or wrong (401)."""
 
     code = "unauthorized"
+    user_action = UserAction.FIX_TOKEN
 
 
 class Forbidden(Rejected):
@@ -157,6 +174,7 @@ class TopUpRequired(Rejected):
     """The MetaApi balance is exhausted (402, or 403 that asks for a top-up)."""
 
     code = "billing"
+    user_action = UserAction.TOP_UP
 
 
 class TlsInvalid(Rejected):
@@ -180,16 +198,53 @@ class InvalidRequest(Rejected):
     code = "invalid_request"
 
 
+class QuotaExceeded(InvalidRequest):
+    """MetaApi allows no more accounts or subscriptions (400)."""
+
+    code = "quota"
+
+
+class AuthSuspected(Rejected):
+    """The broker refuses credentials that it took within the last week: to be asked once more.
+
+    Brokers that restart refuse everybody for a while. `retry_after_seconds` is when to ask.
+    """
+
+    code = "auth_suspect"
+
+
+class AuthFailed(Rejected):
+    """The broker refuses login and password (E_AUTH); each repetition may cost money."""
+
+    code = "auth_failed"
+    user_action = UserAction.UPDATE_CREDENTIALS
+
+
+class AccountDisabled(Rejected):
+    """The broker disabled the account; only the broker can change that."""
+
+    code = "account_disabled"
+    user_action = UserAction.CONTACT_BROKER
+
+
+class BudgetExhausted(Rejected):
+    """Our own limit of spending is reached; nothing was spent."""
+
+    code = "budget_exhausted"
+
+
 class NotDeployed(Rejected):
     """The MetaApi account exists but is not deployed; someone must deploy it."""
 
     code = "not_deployed"
+    user_action = UserAction.DEPLOY_ACCOUNT
 
 
 class IdentityMismatch(Rejected):
     """The account behind the id is not the one that was registered; nothing may be written."""
 
     code = "identity_mismatch"
+    user_action = UserAction.FIX_IDENTITY
 
 
 class Conflict(Rejected):

@@ -16,11 +16,9 @@ from brokerd.errors import (
     BrokerdError,
     Fenced,
     IdentityMismatch,
-    NotDeployed,
     Rejected,
     StoreUnavailable,
     Transient,
-    Unauthorized,
     leaves,
 )
 
@@ -169,7 +167,7 @@ class Link:
             event,
             _reason(failure),
             message=str(failure),
-            user_action=_user_action(failure),
+            user_action=failure.user_action if isinstance(failure, Rejected) else UserAction.NONE,
             next_attempt_at=self._ports.clock.now() + timedelta(seconds=delay_seconds),
         )
 
@@ -268,17 +266,3 @@ def _gravest(group: ExceptionGroup[Exception]) -> BrokerdError | _Told:
 def _reason(failure: BrokerdError) -> str:
     """Return the failure's stable code in the form conditions use: CamelCase."""
     return "".join(part.capitalize() for part in failure.code.split("_"))
-
-
-def _user_action(failure: BrokerdError) -> UserAction:
-    match failure:
-        case NotDeployed():
-            return UserAction.DEPLOY_ACCOUNT
-        case Unauthorized():
-            return UserAction.FIX_TOKEN
-        case IdentityMismatch():
-            return UserAction.FIX_IDENTITY
-        case Rejected():
-            return UserAction.CONTACT_OPERATOR
-        case _:
-            return UserAction.NONE
