@@ -18,6 +18,8 @@ from brokerd.connector.governor.ports import Call
 
 PROBE_SECONDS = 60.0
 """A caller that has the probe and says nothing for so long has lost it."""
+FORGOTTEN_SECONDS = 60.0
+"""Failures that lie further apart are not failures in a row."""
 
 
 class Cause(StrEnum):
@@ -53,6 +55,7 @@ class Breaker:
     """One breaker. `wait_seconds` is 0 while closed; `failed` are callers, since a success."""
 
     failed: frozenset[str] = frozenset()
+    failed_at: float = 0.0
     wait_seconds: float = 0.0
     until: float = 0.0
     opened_by: str = ""
@@ -88,6 +91,16 @@ def state(breaker: Breaker, *, now: float) -> State:
     return State.OPEN if now < breaker.until else State.HALF_OPEN
 
 
+def is_forgotten(breaker: Breaker, *, now: float) -> bool:
+    """Say whether a closed breaker's failures are too old to matter."""
+    return breaker.wait_seconds == 0.0 and now - breaker.failed_at > FORGOTTEN_SECONDS
+
+
+def has_probe(breaker: Breaker, *, call: Call, now: float) -> bool:
+    """Say whether the caller has the probe already."""
+    return breaker.prober == _caller(call) and now < breaker.probing_until
+
+
 def is_probed(breaker: Breaker, *, call: Call, now: float) -> bool:
     """Say whether somebody else has the probe."""
     return breaker.prober not in {None, _caller(call)} and now < breaker.probing_until
@@ -102,12 +115,13 @@ def failed(
     breaker: Breaker, rule: Rule, *, call: Call, now: float, hint_seconds: float = 0.0
 ) -> Breaker:
     """Return the breaker after a failure; a failed probe waits longer, an early straggler not."""
-    callers = breaker.failed | {_caller(call)}
+    earlier = frozenset[str]() if is_forgotten(breaker, now=now) else breaker.failed
+    callers = earlier | {_caller(call)}
     match state(breaker, now=now):
         case State.OPEN:
             return breaker  # it was sent before the breaker opened
         case State.CLOSED if len(callers) < rule.callers:
-            return replace(breaker, failed=callers)
+            return replace(breaker, failed=callers, failed_at=now)
         case _:
             doubled = max(rule.first_seconds, breaker.wait_seconds * 2)
             wait = max(min(rule.longest_seconds, doubled), hint_seconds)
@@ -119,10 +133,15 @@ def succeeded(breaker: Breaker, rule: Rule, *, call: Call, now: float) -> Breake
     if state(breaker, now=now) is State.OPEN:
         return breaker  # it was sent before the breaker opened
     if rule.is_of_call and breaker.opened_by not in {"", call.method}:
-        return breaker
+        return breaker if call.account_id is not None else released(breaker, call=call)
     return Breaker()
+
+
+def released(breaker: Breaker, *, call: Call) -> Breaker:
+    """Take the probe back from a caller whose call told nothing, or is not told apart by it."""
+    return replace(breaker, prober=None) if breaker.prober == _caller(call) else breaker
 
 
 def _caller(call: Call) -> str:
     """Name who a call is for: failures of one account alone say little of the others."""
-    return call.account_id or call.method
+    return call.account_id or call.caller or call.method

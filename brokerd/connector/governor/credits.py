@@ -15,12 +15,12 @@ _HISTORY = frozenset({"deals"})
 _SECOND, _MINUTE, _HOUR = 1.0, 60.0, 3_600.0
 
 
-def most(call: Call, *, settings: GovernorSettings) -> int:
+def highest_cost(call: Call, *, settings: GovernorSettings) -> int:
     """Return what a call may cost at most; so much is set aside before it is sent."""
-    return actual(call, settings=settings, items=PAGE_LIMIT)
+    return actual_cost(call, settings=settings, items=PAGE_LIMIT)
 
 
-def actual(call: Call, *, settings: GovernorSettings, items: int) -> int:
+def actual_cost(call: Call, *, settings: GovernorSettings, items: int) -> int:
     """Return what a call cost that returned so many items; to provisioning, it is one request."""
     if call.service is Service.PROVISIONING:
         return 1

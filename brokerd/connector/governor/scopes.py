@@ -34,6 +34,8 @@ FLEET_SOCKETS = Scope(kind=ScopeKind.SOCKETS, name="fleet")
 
 def scopes_of(call: Call) -> Sequence[Scope]:
     """Return what a call is charged to, the narrowest first: there it waits longest for others."""
+    if call.service is Service.STREAM:
+        return (FLEET_SOCKETS,)
     if call.service is Service.PROVISIONING:
         return (Scope(kind=ScopeKind.PROVISIONING, name=call.token),)
     scopes = [Scope(kind=ScopeKind.USER, name=call.token)]

@@ -5,13 +5,17 @@ always counted as spent: half of the budget (`even_share_ratio`) is divided even
 nodes, each spends its own share first, and only beyond it draws from the other half, which is
 counted in Redis. Whoever loses Redis, for whatever time, loses the pot and keeps its share; nothing
 changes hands, so nothing can be spent twice. The price: while all nodes are without Redis, the
-fleet has half of its budget. With a pot never configured, or one live node, there is no pot.
+fleet has half of its budget. Without a pot configured, or with one live node, there is no pot.
+
+Redis may forget what was drawn: it is flushed, restarts empty, evicts a key. Each window of the
+pot therefore lies in one key together with the moment since which it counts, and is closed until
+it has counted for a whole period.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from brokerd.connector.governor.buckets import Limit
+from brokerd.connector.governor.buckets import Limit, wait_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,14 @@ def divide(
         own=_scaled(limits, even_share_ratio / live_nodes),
         common=_scaled(limits, 1.0 - even_share_ratio),
     )
+
+
+def pot_wait_seconds(
+    spent: Mapping[int, float], *, since: float, limit: Limit, cost: float, now: float
+) -> float:
+    """Return how long a draw must wait; `since` is when the pot began to count."""
+    opens = since + limit.period_seconds - now
+    return max(0.0, opens, wait_seconds(spent, limit=limit, cost=cost, now=now))
 
 
 def _scaled(limits: Sequence[Limit], factor: float) -> Sequence[Limit]:
