@@ -6,7 +6,7 @@ replaced (`from None`), and a token echoed in an error body is blotted out.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -119,10 +119,10 @@ class Transport:
     async def _attempt(
         self, request: Request, read: Callable[[bytes], T], count: Callable[[T], int] | None
     ) -> T:
-        headers = self._headers(request)
+        self._check_token(request)
         async with self._ports.gate.passing(request.governed) as passage:
             with self._measured(request.method):
-                result = _read(await self._send(request, headers, passage), request, read)
+                result = _read(await self._send(request, passage), request, read)
             if count is not None:
                 passage.note_items(count(result))
             return result
@@ -142,12 +142,12 @@ class Transport:
             metrics.request_seconds.labels(method=method).observe(seconds)
             metrics.requests.labels(method=method, outcome=outcome).inc()
 
-    async def _send(self, request: Request, headers: Mapping[str, str], passage: Passage) -> Answer:
+    async def _send(self, request: Request, passage: Passage) -> Answer:
         seconds = self._settings.request_timeout_seconds
         sent_at = self._ports.clock.now()
         try:
             async with asyncio.timeout(seconds):  # httpx bounds each step, a trickle has many
-                response = await self._ports.http.get(request.url, headers=headers)
+                response = await self._ports.http.get(request.url, headers=self._headers(request))
         except (TimeoutError, httpx.TimeoutException):
             problem = f"{request.call} failed: no answer within {seconds:g} s"
             raise RemoteUnavailable(problem) from None
@@ -174,7 +174,8 @@ class Transport:
             raise failure(self._blotted(answer, request.token), call=request.call)
         return answer
 
-    def _headers(self, request: Request) -> dict[str, str]:
+    def _check_token(self, request: Request) -> None:
+        """Raise `Unauthorized` for a token that cannot be sent; MetaApi did not refuse it."""
         secret = self._settings.tokens.get(request.token)
         if secret is None:
             raise Unauthorized(
@@ -184,7 +185,9 @@ class Transport:
             raise Unauthorized(
                 f"{request.call} failed: token {request.token!r} is not one word; correct its file"
             )
-        return {"auth-token": secret.reveal()}
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        return {"auth-token": self._settings.tokens[request.token].reveal()}
 
     def _blotted(self, answer: Answer, token: str) -> Answer:
         secret = self._settings.tokens[token].reveal().encode()
