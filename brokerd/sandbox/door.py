@@ -4,21 +4,21 @@ import msgspec
 
 from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.faults import FaultKind, Faults
-from brokerd.sandbox.rest_gate import Tokens
 from brokerd.sandbox.stream import StreamService
+from brokerd.sandbox.users import Users
 
 
 class Door:
     """Lets sockets in, and hands what they say to the stream service."""
 
-    def __init__(self, stream: StreamService, *, faults: Faults, tokens: Tokens) -> None:
+    def __init__(self, stream: StreamService, *, faults: Faults, users: Users) -> None:
         self._stream = stream
         self._faults = faults
-        self._tokens = tokens
+        self._users = users
 
     def is_authorized(self, token: str) -> bool:
         """Accept the tokens that open the REST services too."""
-        return self._tokens.is_valid(token)
+        return self._users.of_token(token) is not None
 
     def may_upgrade(self, _socket: Socket) -> bool:
         """Answer the probe unless the fault that stalls upgrades strikes."""

@@ -8,7 +8,7 @@ it: nothing but instance 1.
 from collections.abc import Callable, Collection, Mapping
 
 from brokerd.sandbox.eio_socket import Socket
-from brokerd.sandbox.faults import Fault, FaultKind, Faults
+from brokerd.sandbox.faults import AnyFault, Fault, FaultKind, Faults
 from brokerd.sandbox.registry import Registry
 from brokerd.sandbox.terminal import Stream
 
@@ -31,7 +31,7 @@ class SocketOutages:
         self._registry = registry
         self._faults = faults
         self._drop = drop
-        self._next: dict[FaultKind, tuple[Fault, float]] = {}
+        self._next: dict[AnyFault, tuple[Fault, float]] = {}
         self._later: list[tuple[float, Socket]] = []
 
     def tick(self, now: float) -> None:

@@ -6,17 +6,20 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from aiohttp import web
 
 from brokerd.clock import Clock, SystemClock
+from brokerd.sandbox.bill import Bill, Prices
+from brokerd.sandbox.billing import Billing
 from brokerd.sandbox.broker_faults import BrokerFaults
 from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
 from brokerd.sandbox.control import Control
 from brokerd.sandbox.control_requests import DropSockets
+from brokerd.sandbox.control_service import ServiceControl
 from brokerd.sandbox.door import Door
 from brokerd.sandbox.eio import EioServer
 from brokerd.sandbox.facts import Reliability
@@ -24,12 +27,16 @@ from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
-from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
-from brokerd.sandbox.rest_gate import Gate, Tokens
+from brokerd.sandbox.provisioner import Provisioner
+from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.rest_gate import Gate
+from brokerd.sandbox.rules import ProvisioningRules
 from brokerd.sandbox.stream import StreamService, StreamSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.terminals import Terminals
-from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
+from brokerd.sandbox.trading import AccountSpec
+from brokerd.sandbox.truth import Broker, TruthAccount
+from brokerd.sandbox.users import Users
 
 DEFAULT_TOKEN = "sandbox.access.token"  # noqa: S105  # opens nothing but a sandbox
 """Shaped like a JWT: the SDK refuses to provision with anything else (metaapi.md 1.3)."""
@@ -58,6 +65,8 @@ class SandboxSettings:
     deals_per_account_minute: float = 1.0
     server: ServerSpec = field(default_factory=ServerSpec)
     stream: StreamSettings = field(default_factory=StreamSettings)
+    rules: ProvisioningRules = field(default_factory=ProvisioningRules)
+    prices: Prices = field(default_factory=Prices)
     token: str = field(default=DEFAULT_TOKEN, repr=False)
     certificate: Certificate | None = None
 
@@ -71,6 +80,11 @@ class Sandbox:
         self.url = ""
         self.broker = Broker(clock=clock, random=random)
         self.faults = Faults(random=random)
+        self.users = Users(token=settings.token)
+        self.bill = Bill(self.broker, prices=settings.prices)
+        self.provisioner = Provisioner(
+            self.broker, faults=self.faults, bill=self.bill, rules=replace(settings.rules)
+        )
         self.market = Market(
             self.broker, random=random, deals_per_account_minute=settings.deals_per_account_minute
         )
@@ -84,9 +98,8 @@ class Sandbox:
             burst=self._burst,
         )
         self._clock = clock
-        self._tokens = Tokens(valid=frozenset({settings.token}))
         self.sockets = EioServer(
-            Door(self.stream, faults=self.faults, tokens=self._tokens), clock=clock
+            Door(self.stream, faults=self.faults, users=self.users), clock=clock
         )
         self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
         self._socket_outages = SocketOutages(
@@ -113,18 +126,19 @@ class Sandbox:
         """Return the application with every service in it."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/ws/", self.sockets.handle)
-        gate = Gate(
-            tokens=self._tokens, faults=self.faults, clock=self._clock, random=self.broker.random
-        )
-        provisioning = Provisioning(
-            self.broker, gate=gate, settings=ProvisioningSettings(domain=lambda: self.domain)
-        )
-        app.add_routes(provisioning.routes())
+        gate = Gate(self.broker, users=self.users, faults=self.faults, random=self.broker.random)
+        discovery = Discovery(domain=lambda: self.domain)
+        app.add_routes(Provisioning(self.provisioner, gate=gate, discovery=discovery).routes())
+        app.add_routes(Billing(self.provisioner, gate=gate).routes())
         app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
         control = Control(
             self.broker, market=self.market, faults=self.faults, drop_sockets=self._cut
         )
         app.add_routes(control.routes())
+        service = ServiceControl(
+            self.broker, market=self.market, users=self.users, provisioner=self.provisioner
+        )
+        app.add_routes(service.routes())
         return app
 
     def tick(self) -> None:

@@ -10,7 +10,8 @@ from brokerd.sandbox import wire
 from brokerd.sandbox.hashes import specifications_hash
 from brokerd.sandbox.sync import Snapshot
 from brokerd.sandbox.terminal import PacketFields
-from brokerd.sandbox.truth import Change, TradeServer, TruthAccount
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import Change, TruthAccount
 
 ACCOUNT_TYPE = "cloud-g2"
 """The generation of every terminal here; the hash depends on it."""
