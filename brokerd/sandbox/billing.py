@@ -2,20 +2,20 @@
 
 from aiohttp import web
 
-from brokerd.sandbox.provisioner import Provisioner
 from brokerd.sandbox.rest_gate import USER, Gate, Service
+from brokerd.sandbox.state import MetaApiState
 
 
 class Billing:
     """The service's handlers."""
 
-    def __init__(self, provisioner: Provisioner, *, gate: Gate) -> None:
-        self._provisioner = provisioner
+    def __init__(self, state: MetaApiState, *, gate: Gate) -> None:
+        self._provisioner = state.provisioner
         self._gate = gate
 
     def routes(self) -> list[web.RouteDef]:
         """Return the service's routes."""
-        balance = self._gate.guard(self.balance, service=Service.PROVISIONING)
+        balance = self._gate.guard(self.balance, service=Service.BILLING)
         return [web.get("/users/current/balance", balance)]
 
     async def balance(self, request: web.Request) -> web.Response:

@@ -13,13 +13,15 @@ from msgspec import UNSET
 from brokerd.errors import NotFound
 from brokerd.sandbox import control_bodies as bodies
 from brokerd.sandbox.accounts import open_logins
+from brokerd.sandbox.conditions import Conditions
 from brokerd.sandbox.control_http import ControlHandler, answer_with, body_of, guarded, patch_of
 from brokerd.sandbox.control_requests import MakeAccounts
+from brokerd.sandbox.limits import Limits
 from brokerd.sandbox.market import Market
-from brokerd.sandbox.provisioner import Provisioner
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.trading import TradingAccount
-from brokerd.sandbox.truth import Broker
-from brokerd.sandbox.users import User, Users
+from brokerd.sandbox.users import User
 
 _LOGIN = "/control/logins/{server}/{login}"
 _USER = "/control/users/{name}"
@@ -29,13 +31,12 @@ _ACCOUNT = "/control/accounts/{account_id}"
 class ServiceControl:
     """The handlers."""
 
-    def __init__(
-        self, broker: Broker, *, market: Market, users: Users, provisioner: Provisioner
-    ) -> None:
-        self._broker = broker
+    def __init__(self, state: MetaApiState, *, market: Market) -> None:
+        self._state = state
+        self._broker = state.broker
+        self._users = state.users
+        self._provisioner = state.provisioner
         self._market = market
-        self._users = users
-        self._provisioner = provisioner
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -53,6 +54,11 @@ class ServiceControl:
             ("PATCH", _USER, self.change_user),
             ("GET", "/control/rules", self.read_rules),
             ("PATCH", "/control/rules", self.change_rules),
+            ("GET", "/control/limits", self.read_limits),
+            ("PATCH", "/control/limits", self.change_limits),
+            ("GET", "/control/conditions", self.read_conditions),
+            ("PATCH", "/control/conditions", self.change_conditions),
+            ("PATCH", "/control/servers/{server}/symbols/{symbol}", self.change_symbol),
             ("GET", "/control/bill", self.read_bill),
             ("POST", "/control/bill/clock", self.move_bill_clock),
             ("PATCH", "/control/bill/prices", self.change_prices),
@@ -106,22 +112,41 @@ class ServiceControl:
 
     async def change_rules(self, request: web.Request) -> web.Response:
         """Change some of the rules."""
-        rules = self._provisioner.rules
-        wanted = await patch_of(request, rules)
-        for field in fields(rules):
-            setattr(rules, field.name, getattr(wanted, field.name))
-        return answer_with(rules)
+        return await _changed(request, self._provisioner.rules)
+
+    async def read_limits(self, _request: web.Request) -> web.Response:
+        """Answer with the limits that are on."""
+        return answer_with(self._state.limits)
+
+    async def change_limits(self, request: web.Request) -> web.Response:
+        """Switch some of the limits on; null switches one off."""
+        return await _changed(request, self._state.limits)
+
+    async def read_conditions(self, _request: web.Request) -> web.Response:
+        """Answer with the service's clock, its regions that are down, and other subscribers."""
+        return answer_with(self._state.conditions)
+
+    async def change_conditions(self, request: web.Request) -> web.Response:
+        """Change some of them."""
+        return await _changed(request, self._state.conditions)
+
+    async def change_symbol(self, request: web.Request) -> web.Response:
+        """Let a trade server say something else of a symbol: the hash of them all changes."""
+        name, symbol = request.match_info["server"], request.match_info["symbol"]
+        server = self._broker.servers.get(name)
+        if server is None or symbol not in server.specs:
+            raise NotFound(f"no symbol {symbol} at {name}")
+        self._broker.change_symbol(server, await patch_of(request, server.specs[symbol]))
+        return answer_with(server.specs[symbol])
 
     async def read_bill(self, request: web.Request) -> web.Response:
         """Answer with the bill of one user, or of all."""
-        return answer_with(
-            bodies.bill_view(self._provisioner.bill, owner=request.query.get("owner"))
-        )
+        return answer_with(bodies.bill_view(self._state.bill, owner=request.query.get("owner")))
 
     async def move_bill_clock(self, request: web.Request) -> web.Response:
         """Let hours go by at once, or faster from now on; answer with the bill."""
         wanted = await body_of(request, bodies.MoveBillClock)
-        bill = self._provisioner.bill
+        bill = self._state.bill
         bill.clock.advance(wanted.advance_hours)
         if wanted.scale is not None:
             bill.clock.set_scale(wanted.scale)
@@ -129,7 +154,7 @@ class ServiceControl:
 
     async def change_prices(self, request: web.Request) -> web.Response:
         """Change some of the prices."""
-        bill = self._provisioner.bill
+        bill = self._state.bill
         bill.prices = await patch_of(request, bill.prices)
         return answer_with(bill.prices)
 
@@ -150,3 +175,13 @@ class ServiceControl:
 
     def _user_view(self, user: User) -> bodies.UserView:
         return bodies.user_view(user, balance=self._provisioner.balance(user))
+
+
+async def _changed(
+    request: web.Request, current: ProvisioningRules | Limits | Conditions
+) -> web.Response:
+    """Change some fields of what the services share."""
+    wanted = await patch_of(request, current)
+    for field in fields(current):
+        setattr(current, field.name, getattr(wanted, field.name))
+    return answer_with(current)

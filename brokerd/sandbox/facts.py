@@ -147,6 +147,7 @@ class ChangeKind(StrEnum):
     TRADED = "traded"  # MetaApi streams it
     BOOKED_QUIETLY = "booked_quietly"  # late, amended or deleted: MetaApi streams nothing
     CONNECTION = "connection"  # deployed, undeployed, broker lost or found
+    SYMBOLS = "symbols"  # the specification of some symbols
     ADDED = "added"  # MetaApi has one account more
     REMOVED = "removed"  # MetaApi has forgotten the account
     ACCESS = "access"  # the broker asks for something else: its terminals try again

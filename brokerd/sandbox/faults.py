@@ -36,6 +36,11 @@ class StagedFault(StrEnum):
 
     REFUSE_AUTH = "refuse_auth"  # right credentials are answered E_AUTH
     FAIL_AFTER_CREATE = "fail_after_create"  # the account is made, the answer is `status`
+    LOSE_ANSWER = "lose_answer"  # an order is carried out, the connection cut before the answer
+    GARBLE = "garble"  # a 200 whose body is cut in half, or HTML when `is_html`
+    ERROR_AS_OK = "error_as_ok"  # a 200 whose body is an error
+    BLACK_HOLE = "black_hole"  # a socket stays open and carries nothing more, no pong either
+    IGNORE_HASHES = "ignore_hashes"  # a synchronization sends all specifications, known or not
     FAIL_DEPLOY = "fail_deploy"  # a deployment ends in DEPLOY_FAILED or REDEPLOY_FAILED
 
 

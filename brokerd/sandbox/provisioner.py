@@ -5,7 +5,6 @@ takes time is left to `Deployments`. Every verb raises `Refused` when MetaApi wo
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from decimal import Decimal
 
 from brokerd.sandbox import refusals
@@ -57,10 +56,6 @@ class Provisioner:
         self._checks = CredentialChecks(broker, faults=faults, bill=bill, rules=rules)
         self._deployments = Deployments(broker, faults=faults, rules=rules)
         self._transactions = Transactions(clock=broker.clock, rules=rules)
-
-    def now(self) -> datetime:
-        """Return the wall clock."""
-        return self._broker.now()
 
     def regions(self) -> list[str]:
         """Return the regions, those of the accounts among them."""

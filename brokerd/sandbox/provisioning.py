@@ -14,8 +14,9 @@ from brokerd.domain import Platform
 from brokerd.sandbox import wire
 from brokerd.sandbox.facts import ProvisioningState
 from brokerd.sandbox.orders import AccountUpdate, NewAccount, read_order
-from brokerd.sandbox.provisioner import Accepted, Provisioner
+from brokerd.sandbox.provisioner import Accepted
 from brokerd.sandbox.rest_gate import USER, Gate, Handler, Service, json_answer
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.truth import TruthAccount
 
 _VERSIONS = {Platform.MT4: 4, Platform.MT5: 5}
@@ -101,8 +102,9 @@ class _Filters(msgspec.Struct, rename="camel"):
 class Provisioning:
     """The service's handlers."""
 
-    def __init__(self, provisioner: Provisioner, *, gate: Gate, discovery: Discovery) -> None:
-        self._provisioner = provisioner
+    def __init__(self, state: MetaApiState, *, gate: Gate, discovery: Discovery) -> None:
+        self._state = state
+        self._provisioner = state.provisioner
         self._gate = gate
         self._discovery = discovery
 
@@ -120,6 +122,7 @@ class Provisioning:
             ("POST", f"{account}/undeploy", self.undeploy),
             ("POST", f"{account}/redeploy", self.redeploy),
             ("POST", f"{account}/increase-reliability", self.increase_reliability),
+            ("PUT", f"{account}/configuration-link", self.configuration_link),
             ("GET", "/users/current/servers/mt-client-api", self.discover),
             ("GET", "/users/current/regions", self.list_regions),
         )
@@ -136,7 +139,7 @@ class Provisioning:
         if filters.sort_order == "desc":
             found.reverse()
         page = found[filters.offset : filters.offset + filters.limit]
-        items = [_shown(account) for account in page]
+        items = [self._shown(account) for account in page]
         if request.headers.get("api-version") == "2":
             return json_answer(msgspec.json.encode(_Page(count=len(found), items=items)))
         return json_answer(msgspec.json.encode(items))
@@ -144,7 +147,7 @@ class Provisioning:
     async def show_account(self, request: web.Request) -> web.Response:
         """Answer with one account."""
         account = self._provisioner.account(request[USER], _account_id(request))
-        return json_answer(msgspec.json.encode(_shown(account)))
+        return json_answer(msgspec.json.encode(self._shown(account)))
 
     async def create(self, request: web.Request) -> web.Response:
         """Add an account: 202 while the broker's settings are detected, then 201."""
@@ -186,6 +189,12 @@ class Provisioning:
         self._provisioner.increase_reliability(request[USER], _account_id(request))
         return _done()
 
+    async def configuration_link(self, request: web.Request) -> web.Response:
+        """Answer with the address where an end user could enter credentials; nobody serves it."""
+        account = self._provisioner.account(request[USER], _account_id(request))
+        url = f"https://app.{self._discovery.domain()}/configure/{account.metaapi_id}"
+        return web.json_response({"configurationLink": url})
+
     async def discover(self, _request: web.Request) -> web.Response:
         """Tell the SDK where the client service is."""
         domain, hostname = self._discovery.domain(), self._discovery.hostname
@@ -195,6 +204,10 @@ class Provisioning:
     async def list_regions(self, _request: web.Request) -> web.Response:
         """Answer with the regions, those of the accounts among them."""
         return web.json_response(self._provisioner.regions())
+
+    def _shown(self, account: TruthAccount) -> _Account:
+        others = self._state.conditions.subscribers.get(account.metaapi_id, ())
+        return _shown(account, applications=others)
 
     def _accepted(self, accepted: Accepted) -> web.Response:
         seconds = max(1, math.ceil(accepted.retry_after_seconds))
@@ -208,7 +221,8 @@ class Provisioning:
             case "seconds":
                 answer.headers["Retry-After"] = str(seconds)
             case "date":
-                retry_at = self._provisioner.now() + timedelta(seconds=seconds)
+                now = self._state.conditions.now(self._state.broker.clock)
+                retry_at = now + timedelta(seconds=seconds)
                 answer.headers["Retry-After"] = format_datetime(retry_at, usegmt=True)
             case "none":
                 pass
@@ -253,7 +267,7 @@ def _is_in(value: str, allowed: list[str] | list[Literal["4", "5"]] | None) -> b
     return allowed is None or value in allowed
 
 
-def _shown(account: TruthAccount) -> _Account:
+def _shown(account: TruthAccount, *, applications: tuple[str, ...]) -> _Account:
     spec, hosting = account.spec, account.hosting
     zones = "ab"[: account.replicas] if account.is_reachable else ""
     return _Account(
@@ -282,7 +296,13 @@ def _shown(account: TruthAccount) -> _Account:
         user_id=account.owner,
         created_at=wire.iso_time(account.created_at),
         account_replicas=[],
-        connections=[_Connection(region=spec.region, zone=zone) for zone in zones],
+        connections=[
+            *(_Connection(region=spec.region, zone=zone) for zone in zones),
+            *(
+                _Connection(region=spec.region, zone="a", application=application)
+                for application in applications
+            ),
+        ],
         metastats_api_enabled=False,
         risk_management_api_enabled=False,
     )

@@ -6,7 +6,7 @@ only on 429.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from brokerd.sandbox import wire
 from brokerd.sandbox.validation import MESSAGES, Details, ValidationCode, details_of, field_error
@@ -28,6 +28,11 @@ class Hint:
 
     retry_at: datetime
     metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def fields(self, offset: timedelta) -> dict[str, object]:
+        """Return the metadata, by a clock that is `offset` ahead of ours."""
+        retry_at = wire.iso_time(self.retry_at + offset)
+        return {**self.metadata, "recommendedRetryTime": retry_at}
 
 
 class Refused(Exception):
@@ -82,8 +87,8 @@ def not_found(account_id: str) -> Refused:
     return Refused(404, f"Trading account with id {account_id} not found")
 
 
-def body_of(refused: Refused, *, request_id: str) -> dict[str, object]:
-    """Return the body of the answer."""
+def body_of(refused: Refused, *, request_id: str, offset: timedelta) -> dict[str, object]:
+    """Return the body of the answer; its hint is by a clock that is `offset` ahead of ours."""
     number, name = _ERRORS.get(refused.status, (1, "ApiError"))
     body: dict[str, object] = {
         "id": number,
@@ -93,6 +98,5 @@ def body_of(refused: Refused, *, request_id: str) -> dict[str, object]:
     if refused.details is not None:
         body["details"] = refused.details
     if refused.hint is not None:
-        retry_at = wire.iso_time(refused.hint.retry_at)
-        body["metadata"] = {**refused.hint.metadata, "recommendedRetryTime": retry_at}
+        body["metadata"] = refused.hint.fields(offset)
     return body

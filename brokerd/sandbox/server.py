@@ -6,14 +6,15 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from email.utils import format_datetime
 from pathlib import Path
 from random import Random
 
 from aiohttp import web
 
 from brokerd.clock import Clock, SystemClock
-from brokerd.sandbox.bill import Bill, Prices
+from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.billing import Billing
 from brokerd.sandbox.broker_faults import BrokerFaults
 from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
@@ -27,16 +28,16 @@ from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
-from brokerd.sandbox.provisioner import Provisioner
 from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.quotas_rest import QuotasRest
 from brokerd.sandbox.rest_gate import Gate
 from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.stream import StreamService, StreamSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.terminals import Terminals
 from brokerd.sandbox.trading import AccountSpec
 from brokerd.sandbox.truth import Broker, TruthAccount
-from brokerd.sandbox.users import Users
 
 DEFAULT_TOKEN = "sandbox.access.token"  # noqa: S105  # opens nothing but a sandbox
 """Shaped like a JWT: the SDK refuses to provision with anything else (metaapi.md 1.3)."""
@@ -80,17 +81,18 @@ class Sandbox:
         self.url = ""
         self.broker = Broker(clock=clock, random=random)
         self.faults = Faults(random=random)
-        self.users = Users(token=settings.token)
-        self.bill = Bill(self.broker, prices=settings.prices)
-        self.provisioner = Provisioner(
-            self.broker, faults=self.faults, bill=self.bill, rules=replace(settings.rules)
+        self.state = MetaApiState(
+            self.broker,
+            faults=self.faults,
+            token=settings.token,
+            rules=settings.rules,
+            prices=settings.prices,
         )
         self.market = Market(
             self.broker, random=random, deals_per_account_minute=settings.deals_per_account_minute
         )
         self.stream = StreamService(
-            self.broker,
-            faults=self.faults,
+            self.state,
             views=Terminals(
                 ignored_fields=frozenset(HASHING_IGNORED_FIELDS["g2"]["specification"])
             ),
@@ -98,12 +100,10 @@ class Sandbox:
             burst=self._burst,
         )
         self._clock = clock
-        self.sockets = EioServer(
-            Door(self.stream, faults=self.faults, users=self.users), clock=clock
-        )
+        self.sockets = EioServer(Door(self.stream, state=self.state), clock=clock)
         self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
         self._socket_outages = SocketOutages(
-            self.stream.registry, faults=self.faults, drop=self.sockets.drop
+            self.stream.registry, state=self.state, drop=self.sockets.drop
         )
         self._server = open_server(self.broker, settings.server)
         for _ in range(settings.accounts):
@@ -126,19 +126,20 @@ class Sandbox:
         """Return the application with every service in it."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/ws/", self.sockets.handle)
-        gate = Gate(self.broker, users=self.users, faults=self.faults, random=self.broker.random)
-        discovery = Discovery(domain=lambda: self.domain)
-        app.add_routes(Provisioning(self.provisioner, gate=gate, discovery=discovery).routes())
-        app.add_routes(Billing(self.provisioner, gate=gate).routes())
-        app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
+        gate, discovery = Gate(self.state), Discovery(domain=lambda: self.domain)
+        for service in (
+            Provisioning(self.state, gate=gate, discovery=discovery),
+            QuotasRest(self.state, gate=gate),
+            Billing(self.state, gate=gate),
+            ClientRest(self.state, gate=gate),
+            ServiceControl(self.state, market=self.market),
+        ):
+            app.add_routes(service.routes())
         control = Control(
             self.broker, market=self.market, faults=self.faults, drop_sockets=self._cut
         )
         app.add_routes(control.routes())
-        service = ServiceControl(
-            self.broker, market=self.market, users=self.users, provisioner=self.provisioner
-        )
-        app.add_routes(service.routes())
+        app.on_response_prepare.append(self._date)
         return app
 
     def tick(self) -> None:
@@ -162,6 +163,11 @@ class Sandbox:
         return self._socket_outages.cut(
             account_ids=wanted.account_ids, instance_index=wanted.instance_index
         )
+
+    async def _date(self, _request: web.Request, answer: web.StreamResponse) -> None:
+        """Show the service's clock, which may be wrong."""
+        now = self.state.conditions.now(self._clock)
+        answer.headers["Date"] = format_datetime(now, usegmt=True)
 
     def _burst(self, account: TruthAccount, deals: int) -> None:
         self.market.trade(account, deals=deals)

@@ -18,10 +18,9 @@ from brokerd.errors import (
     Throttled,
     Unauthorized,
 )
-from brokerd.sandbox.bill import Bill, Prices
+from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.facts import TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
-from brokerd.sandbox.provisioner import Provisioner
 from brokerd.sandbox.simulated_session import (
     SimulatedNetwork,
     SimulatedSession,
@@ -29,8 +28,9 @@ from brokerd.sandbox.simulated_session import (
     domain_amount,
     domain_deal,
 )
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.truth import Broker, Change, TruthAccount
-from brokerd.sandbox.users import User, Users
+from brokerd.sandbox.users import User
 
 
 class SimulatedMetaApi:
@@ -38,8 +38,8 @@ class SimulatedMetaApi:
 
     `is_down`: nothing answers, and sessions that are dropped do not come back.
     `is_token_revoked`: every request and every new session of the first user is refused. Accounts
-    belong to users, and a link's token is the name of one. `provisioner` and `bill` are the
-    sandbox's own; `simulated_provisioning` asks them as a client would.
+    belong to users, and a link's token is the name of one. `state` is what the sandbox's services
+    share; `simulated_provisioning` asks it as a client would.
     """
 
     def __init__(
@@ -48,11 +48,14 @@ class SimulatedMetaApi:
         self.broker = broker
         self.faults = faults
         self.settings = settings or SimulatedSettings()
-        self.users = Users(token="simulated")  # noqa: S106  # users are known by name here
-        self.bill = Bill(broker, prices=Prices())
-        self.provisioner = Provisioner(
-            broker, faults=faults, bill=self.bill, rules=self.settings.rules
+        self.state = MetaApiState(
+            broker,
+            faults=faults,
+            token="simulated",  # noqa: S106  # users are known by name here
+            rules=self.settings.rules,
+            prices=Prices(),
         )
+        self.users = self.state.users
         self._network = SimulatedNetwork(clock=broker.clock, faults=faults, settings=self.settings)
         self._sessions: dict[str, list[SimulatedSession]] = {}
         broker.listen(self._changed)

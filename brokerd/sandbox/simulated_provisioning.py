@@ -21,7 +21,7 @@ class SimulatedProvisioning:
 
     def __init__(self, service: SimulatedMetaApi) -> None:
         self._service = service
-        self._verbs = service.provisioner
+        self._verbs = service.state.provisioner
 
     async def create(
         self, token: str, wanted: NewAccount, *, transaction_id: str

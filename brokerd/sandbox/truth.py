@@ -17,6 +17,7 @@ from brokerd.sandbox.facts import (
     ChangeKind,
     ConnectionStatus,
     ProvisioningState,
+    SymbolSpec,
     TruthDeal,
     TruthOrder,
     TruthPosition,
@@ -38,6 +39,7 @@ class Change:
     orders: tuple[TruthOrder, ...] = ()
     positions: tuple[TruthPosition, ...] = ()
     removed_position_ids: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 ChangeListener = Callable[[Change], None]
@@ -182,6 +184,14 @@ class Broker:
         self.servers[server.name] = server
         return server
 
+    def change_symbol(self, server: TradeServer, spec: SymbolSpec) -> None:
+        """Let a trade server say something else of a symbol; terminals learn it at once."""
+        server.specs = {**server.specs, spec.symbol: spec}
+        for account in self.accounts.values():
+            if account.server is server:
+                change = Change(account=account, kind=ChangeKind.SYMBOLS, symbols=(spec.symbol,))
+                self._tell(change)
+
     def open_login(self, spec: AccountSpec) -> TradingAccount:
         """Open a trading account without deals, of which MetaApi knows nothing yet."""
         login, self._next_login = str(self._next_login), self._next_login + 1
@@ -216,6 +226,11 @@ class Broker:
     def login(self, server: str, login: str) -> TradingAccount | None:
         """Return a trading account of the broker; None when it has no such login."""
         return self.logins.get((server, login))
+
+    def deployed_count(self, owner: str) -> int:
+        """Return how many accounts of a user run."""
+        accounts = self.accounts.values()
+        return sum(a.owner == owner and a.state is _S.DEPLOYED for a in accounts)
 
     def account(self, metaapi_id: str) -> TruthAccount:
         """Return an account by its MetaApi id; raises `NotFound`."""

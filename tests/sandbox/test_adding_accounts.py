@@ -1,27 +1,20 @@
-"""Adding, changing and removing accounts over REST: every answer in MetaApi's form, and its price."""
+"""Adding, changing and removing accounts over REST: answers in MetaApi's form, and prices."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import count
 from typing import Any
 
 import httpx
-import pytest
 
-from brokerd.domain import Platform
 from brokerd.sandbox.accounts import Mix, open_logins
 from brokerd.sandbox.bill import ChargeKind
-from brokerd.sandbox.facts import ProvisioningState
-from brokerd.sandbox.faults import Fault, StagedFault
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.rules import ProvisioningRules
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 from brokerd.sandbox.trading import TradingAccount
-from brokerd.sandbox.users import Quotas, TopUp
-from brokerd.sandbox.validation import ValidationCode as Code
 
 ACCOUNTS = "/users/current/accounts"
 FAST = ProvisioningRules(detection_seconds=0, detection_polls=0, time_scale=0.001)
@@ -49,7 +42,9 @@ class Client:
         }
         return {name: value for name, value in order.items() if value is not None}
 
-    async def create(self, *, transaction_id: str | None = None, **changes: object) -> httpx.Response:
+    async def create(
+        self, *, transaction_id: str | None = None, **changes: object
+    ) -> httpx.Response:
         """Send the order once, under a transaction-id of its own if none is given."""
         headers = {"transaction-id": transaction_id or f"{next(self.numbers):032}"}
         return await self.http.post(ACCOUNTS, json=self.order(**changes), headers=headers)
@@ -81,7 +76,7 @@ class Client:
 
     def charged(self, kind: ChargeKind) -> int:
         """Return how often something was charged."""
-        return self.sandbox.bill.count(kind)
+        return self.sandbox.state.bill.count(kind)
 
 
 @asynccontextmanager
