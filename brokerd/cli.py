@@ -48,7 +48,7 @@ def run(config: _Config = None) -> None:
     """Run the daemon until SIGTERM."""
     with _failures_explained():
         settings = load(config, environ=os.environ)
-        from brokerd.app import run as run_daemon  # noqa: PLC0415  # see the module's docstring
+        from brokerd.app.run import run as run_daemon  # noqa: PLC0415  # see the module's docstring
 
         raise typer.Exit(run_daemon(settings))
 

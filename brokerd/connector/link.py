@@ -13,12 +13,16 @@ from brokerd.connector.session import LinkSession
 from brokerd.connector.states import LinkEvent
 from brokerd.domain import Backoff, Claim, Desired, UserAction
 from brokerd.errors import (
+    AccountDisabled,
+    AuthFailed,
     BrokerdError,
     Fenced,
     IdentityMismatch,
     NotDeployed,
     Rejected,
     StoreUnavailable,
+    TermsRequired,
+    TopUpRequired,
     Transient,
     Unauthorized,
     leaves,
@@ -72,35 +76,51 @@ class Link:
         """Live until the slot is given back; raises `Fenced` when it was taken."""
         self._board.open()
         try:
-            await self._board.enter(LinkEvent.CLAIMED, "Claimed")
-            while self._order is not _Order.LEAVE:
-                delay_seconds = await self._attempt()
-                if delay_seconds is None or self._order is not _Order.STAY:
-                    await self._obey()  # also what we were told while we noted the failure
-                elif delay_seconds > self._settings.backoff_hold_seconds:
-                    await self._release(delay_seconds)
-                    return
-                else:
-                    await self._hold(delay_seconds)
-            await self._leave()
+            async with asyncio.TaskGroup() as attempts:
+                await self._stay(attempts)
+        except ExceptionGroup as group:
+            raise _fence_or(group) from None
         finally:
             self._board.close()
 
-    async def _attempt(self) -> float | None:
-        """Dial once; return the seconds to wait after its failure, None when told something."""
+    async def _stay(self, attempts: asyncio.TaskGroup) -> None:
+        """Dial again and again, until the slot is given back."""
+        await self._board.enter(LinkEvent.CLAIMED, "Claimed")
+        while self._order is not _Order.LEAVE:
+            delay_seconds = await self._attempt(attempts)
+            if delay_seconds is None or self._order is not _Order.STAY:
+                await self._obey()  # also what we were told while we noted the failure
+            elif delay_seconds > self._settings.backoff_hold_seconds:
+                await self._release(delay_seconds)
+                return
+            else:
+                await self._hold(delay_seconds)
+        await self._leave()
+
+    async def _attempt(self, attempts: asyncio.TaskGroup) -> float | None:
+        """Dial once; return the seconds to wait after its failure, None when told something.
+
+        In a task of its own: before Python 3.13 a group that failed leaves the task it ran in
+        marked as being cancelled, and every later `asyncio.timeout` there may end that task.
+        """
         session = LinkSession(self._claim, board=self._board, ports=self._ports)
+        name = f"attempt:{self._claim.link_id}"
+        failure = _gravest(await attempts.create_task(self._carry_out(session), name=name))
+        if session.stood_seconds >= self._settings.stable_seconds:
+            self._backoff = Backoff()
+            self._board.note_attempt(0)
+        if isinstance(failure, _Told):
+            return None
+        return await self._fail(failure)
+
+    async def _carry_out(self, session: LinkSession) -> ExceptionGroup[Exception]:
+        """Run a session until it fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
                 group.create_task(session.run(), name=f"session:{self._claim.link_id}")
-        except ExceptionGroup as group:
-            failure = _gravest(group)
-            if session.stood_seconds >= self._settings.stable_seconds:
-                self._backoff = Backoff()
-                self._board.note_attempt(0)
-            if isinstance(failure, _Told):
-                return None
-            return await self._fail(failure)
+        except ExceptionGroup as failures:
+            return failures
         raise AssertionError("a session ends only by raising")
 
     async def _listen(self) -> None:
@@ -229,17 +249,19 @@ def _needs_new_session(earlier: Claim, later: Claim) -> bool:
     )
 
 
+def _fence_or(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the fence among what ended a link, which decides; else all of it, as it came."""
+    return next((failure for failure in leaves(group) if isinstance(failure, Fenced)), group)
+
+
 def _gravest(group: ExceptionGroup[Exception]) -> BrokerdError | _Told:
     """Return what decides of all that ended an attempt.
 
-    A bug is raised as it came, a fence as itself; then an order, a refusal, a loss.
+    What is no failure of a link, a fence or a bug, is raised; then an order, a refusal, a loss.
     """
     failures = list(leaves(group))
-    for failure in failures:
-        if isinstance(failure, Fenced):
-            raise failure
-        if not isinstance(failure, Rejected | Transient | _Told):
-            raise group
+    if not all(isinstance(failure, Rejected | Transient | _Told) for failure in failures):
+        raise _fence_or(group)
     for kind in (_Told, Rejected, Transient):
         for failure in failures:
             if isinstance(failure, kind):
@@ -253,14 +275,20 @@ def _reason(failure: BrokerdError) -> str:
 
 
 def _user_action(failure: BrokerdError) -> UserAction:
-    match failure:
-        case NotDeployed():
-            return UserAction.DEPLOY_ACCOUNT
-        case Unauthorized():
-            return UserAction.FIX_TOKEN
-        case IdentityMismatch():
-            return UserAction.FIX_IDENTITY
-        case Rejected():
-            return UserAction.CONTACT_OPERATOR
-        case _:
-            return UserAction.NONE
+    for kind, action in _USER_ACTIONS.items():
+        if isinstance(failure, kind):
+            return action
+    return UserAction.NONE
+
+
+_USER_ACTIONS: dict[type[BrokerdError], UserAction] = {
+    AuthFailed: UserAction.UPDATE_CREDENTIALS,
+    TermsRequired: UserAction.ACCEPT_BROKER_TERMS,
+    AccountDisabled: UserAction.CONTACT_BROKER,
+    TopUpRequired: UserAction.TOP_UP,
+    NotDeployed: UserAction.DEPLOY_ACCOUNT,
+    Unauthorized: UserAction.FIX_TOKEN,
+    IdentityMismatch: UserAction.FIX_IDENTITY,
+    Rejected: UserAction.CONTACT_OPERATOR,
+}
+"""Who must act on which refusal; the first that fits decides."""

@@ -82,15 +82,22 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 slots = Slots(ports=self._ports, group=group, on_free=self.wake.set)
                 self._slots = slots
-                self._progressed_at = self._ports.clock.monotonic()
-                is_hinted = False
-                while not self._is_draining:
-                    await self._round(slots, is_hinted=is_hinted)
-                    is_hinted = await self._pause()
+                try:
+                    await self._fill(slots)
+                except asyncio.CancelledError:
+                    slots.cut(slots.fences, reason="node_ended")
+                    raise
                 slots.send_away(slots.fences, reason="node_drained")  # claimed meanwhile
         finally:
             self._slots = None
             self._ended.set()
+
+    async def _fill(self, slots: Slots) -> None:
+        self._progressed_at = self._ports.clock.monotonic()
+        is_hinted = False
+        while not self._is_draining:
+            await self._round(slots, is_hinted=is_hinted)
+            is_hinted = await self._pause()
 
     async def drain(self) -> None:
         """Stop claiming, send all links away, and cut those that take longer than allowed."""
@@ -133,6 +140,7 @@ class Manager:
     async def _consult(self, slots: Slots, *, is_hinted: bool) -> None:
         """Do what needs Postgres; without it the links simply go on."""
         self._waits_for_store = True
+        self._is_unsure |= slots.take_orphans()
         try:
             if self._is_unsure:
                 await self._reconcile(slots)

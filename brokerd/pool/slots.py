@@ -79,6 +79,7 @@ class Slots:
         self._group = group
         self._on_free = on_free
         self._slots: dict[Fence, _Slot] = {}
+        self._has_orphans = False
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -93,6 +94,11 @@ class Slots:
         """Return what runs here and was not told to leave, in the order of claiming."""
         return [fence for fence, slot in self._slots.items() if not slot.is_leaving]
 
+    def take_orphans(self) -> bool:
+        """Say, once, whether a link was cancelled though nobody cut it: its lease is ours still."""
+        has_orphans, self._has_orphans = self._has_orphans, False
+        return has_orphans
+
     def open(self, claim: Claim) -> None:
         """Run a link that was just claimed; its task starts once an earlier one of it ended."""
         link = self._build(claim)
@@ -102,7 +108,7 @@ class Slots:
         )
         self._slots[claim.fence] = _Slot(claim=claim, link=link, task=task)
         # not a `finally` in the task: one that is cut before its first step never gets there
-        task.add_done_callback(lambda _: self._free(claim.fence))
+        task.add_done_callback(lambda ended: self._free(claim, ended))
         self._show()
         log.info("pool.slot_granted", link_id=claim.link_id, epoch=claim.fence.epoch)
 
@@ -157,8 +163,11 @@ class Slots:
         except Exception as failure:  # noqa: BLE001  # the supervisor: one link's bug ends no other
             await self._survive(claim, failure)
 
-    def _free(self, fence: Fence) -> None:
-        del self._slots[fence]
+    def _free(self, claim: Claim, ended: asyncio.Task[None]) -> None:
+        slot = self._slots.pop(claim.fence)
+        if ended.cancelled() and not slot.is_cut:
+            log.error("link.vanished", link_id=claim.link_id, epoch=claim.fence.epoch)
+            self._has_orphans = True
         self._show()
         self._on_free()
 

@@ -207,3 +207,17 @@ async def test_a_terminal_that_never_answers_is_given_up():
         world.switch_off(FaultKind.MUTE)
         await world.until_live(within=302)
         assert subsequence([Phase.CONNECTING, Phase.BACKOFF, Phase.LIVE], world.phases)
+
+
+async def test_a_lost_session_leaves_no_cancellation_behind():
+    """A link waits for its next dial as a task that nobody cancelled.
+
+    A group that failed marks its task as being cancelled (before Python 3.13); on 3.11.2 the next
+    `asyncio.timeout` then ends the link for good, with its lease.
+    """
+    async with running_link() as world:
+        await world.until_live()
+        world.switch_on(FaultKind.MUTE)
+        await world.until_phase(Phase.BACKOFF, within=120)
+        await world.until(lambda: len(world.leases.cancellations_seen) >= 2, within=600)
+        assert set(world.leases.cancellations_seen) == {0}

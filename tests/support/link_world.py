@@ -202,6 +202,7 @@ class WiredLeases(MemoryLeases):
     def __init__(self, state: MemoryState, wire: Wire) -> None:
         super().__init__(state, patience_seconds=PATIENCE)
         self._wire = wire
+        self.cancellations_seen: list[int] = []
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
         """Report if the store can be reached, as late as told."""
@@ -221,6 +222,7 @@ class WiredLeases(MemoryLeases):
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Save if the store can be reached."""
         self._wire.send()
+        self.cancellations_seen.append(asyncio.current_task().cancelling())
         await super().save_backoff(fence, backoff)
 
     async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:

@@ -1,0 +1,64 @@
+"""What a node is made of: what everything is built on, its place in the fleet, and the whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from brokerd.api.feed import Feed
+from brokerd.api.readiness import Readiness
+from brokerd.api.redis import BestEffort, RedisHints
+from brokerd.api.server import ApiServer
+from brokerd.clock import Clock
+from brokerd.config.settings import Settings
+from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.domain import Incarnation
+from brokerd.health.notify import Notifier
+from brokerd.health.watchdog import Watchdog
+from brokerd.ledger.feed_watch import FeedWatch
+from brokerd.ledger.partitions import Partitions
+from brokerd.ledger.writer import Writer
+from brokerd.pool.heartbeat import Heartbeat
+from brokerd.pool.manager import Manager
+from brokerd.pool.postgres_nodes import PostgresNodes
+from brokerd.store.engine import Database
+from brokerd.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What everything in a node is built on."""
+
+    settings: Settings
+    clock: Clock
+    random: Random
+    metrics: Metrics
+    database: Database
+    read_database: Database | None
+    redis: BestEffort | None
+    feed: Feed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """This process's place in the fleet."""
+
+    incarnation: Incarnation
+    nodes: PostgresNodes
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A built node, ready to run."""
+
+    membership: Membership
+    writer: Writer
+    stream: MetaApiStream
+    manager: Manager
+    hints: RedisHints | None
+    feed: Feed
+    upkeep: Sequence[Partitions | FeedWatch]
+    api: ApiServer
+    readiness: Readiness
+    watchdog: Watchdog
+    notifier: Notifier

@@ -1,0 +1,96 @@
+"""Builds what the API serves, and what stands between it and the database."""
+
+import asyncio
+
+from brokerd.api.app import Routes
+from brokerd.api.events import EventRoutes
+from brokerd.api.feed import Feed, Limits
+from brokerd.api.hints import Hints
+from brokerd.api.links import LinkRoutes
+from brokerd.api.postgres import PostgresRegistry
+from brokerd.api.postgres_quarantine import PostgresQuarantineReader, QuarantineSize
+from brokerd.api.postgres_reads import postgres_reads
+from brokerd.api.quarantine import QuarantineRoutes
+from brokerd.api.readiness import Readiness
+from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
+from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of
+from brokerd.api.snapshots import NoSnapshots, Snapshots
+from brokerd.app.parts import Foundation
+from brokerd.config.settings import Settings
+from brokerd.ledger.postgres_feed import PostgresFeedReader
+from brokerd.pool.manager import Manager
+from brokerd.store.engine import Database
+from brokerd.telemetry import Metrics
+
+
+def open_snapshots(base: Foundation) -> Snapshots:
+    """Keep snapshots of links in Redis, or none without it."""
+    if base.redis is None:
+        return NoSnapshots()
+    namespace = namespace_of(base.settings.database.url)
+    return RedisSnapshots(base.redis, settings=base.settings.redis, namespace=namespace)
+
+
+def open_hints(base: Foundation, manager: Manager) -> RedisHints | None:
+    """Listen for hints of other nodes through Redis; None without it."""
+    if base.redis is None:
+        return None
+    namespace = namespace_of(base.settings.database.url)
+    return RedisHints(base.redis, wake=manager.wake, namespace=namespace)
+
+
+def open_feed(settings: Settings, database: Database, *, metrics: Metrics) -> Feed:
+    """Build the process's one reader of the feed."""
+    return Feed(
+        PostgresFeedReader(database),
+        wake=asyncio.Event(),
+        limits=Limits(
+            max_streams=settings.api.max_streams,
+            buffer_bytes=settings.api.stream_buffer_bytes,
+            poll_seconds=settings.ledger.feed_poll_seconds,
+        ),
+        metrics=metrics,
+    )
+
+
+def build_routes(
+    base: Foundation,
+    *,
+    registry: PostgresRegistry,
+    snapshots: Snapshots,
+    hints: Hints,
+    readiness: Readiness,
+) -> Routes:
+    """Build everything the API answers with."""
+
+    def registry_of(database: Database) -> PostgresRegistry:
+        if database is base.database:
+            return registry  # whose cached standing forgets what clients changed
+        return PostgresRegistry(database, settings=base.settings.queue, clock=base.clock)
+
+    reads = postgres_reads(
+        base.database,
+        copy=base.read_database,
+        registry=registry_of,
+        clock=base.clock,
+        metrics=base.metrics,
+    )
+    return Routes(
+        links=LinkRoutes(
+            registry=registry,
+            pages=reads.links,
+            snapshots=snapshots,
+            hints=hints,
+            clock=base.clock,
+            tokens=frozenset(base.settings.metaapi.tokens),
+        ),
+        deals=DealRoutes(reads=reads.deals),
+        totals=TotalsRoutes(reads=reads.totals),
+        events=EventRoutes(feed=base.feed, metrics=base.metrics),
+        quarantine=QuarantineRoutes(records=PostgresQuarantineReader(base.database)),
+        probes=ProbeRoutes(
+            readiness=readiness,
+            metrics=base.metrics.registry,
+            sampled=[*reads.sampled, QuarantineSize(base.database, metrics=base.metrics)],
+        ),
+    )
