@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MINUTES = 24 * 60
 _WEEK_MINUTES = 7 * _DAY_MINUTES
-_SPAN = re.compile(r"(\w{3}) (\d\d):(\d\d)-(\w{3}) (\d\d):(\d\d)")
+_MOMENT = r"(\w{3}) ([01]\d|2[0-4]):([0-5]\d)"
+_SPAN = re.compile(f"{_MOMENT}-{_MOMENT}")
 _LOOK_AHEAD_DAYS = 30
 """A market that is closed for longer has no next opening we would plan for."""
 
@@ -137,8 +138,8 @@ def _span(text: str) -> WeeklySpan:
 
 
 def _minute(day: str, hour: str, minute: str) -> int:
-    if day.lower() not in _DAYS or int(hour) > 24 or int(minute) > 59:
-        raise BadHours(f"{day} {hour}:{minute} is no time of the week; write it as Mon 00:05")
+    if day.lower() not in _DAYS:
+        raise BadHours(f"{day} is no day of the week; write it as Mon 00:05")
     minutes = _DAYS.index(day.lower()) * _DAY_MINUTES + int(hour) * 60 + int(minute)
     return minutes % _WEEK_MINUTES  # Sun 24:00 is Mon 00:00
 

@@ -93,8 +93,8 @@ def test_a_server_is_found_by_name_or_pattern_in_order():
         pytest.param({"time_zone": "../passwd"}, "no time zone", id="no way out of the folder"),
         pytest.param({"opens": []}, "no opening hours", id="never open"),
         pytest.param({"opens": ["Monday-Friday"]}, "is no span", id="span"),
-        pytest.param({"pauses": ["Xyz 00:00-Mon 01:00"]}, "no time of the week", id="day"),
-        pytest.param({"pauses": ["Mon 25:00-Tue 01:00"]}, "no time of the week", id="hour"),
+        pytest.param({"pauses": ["Xyz 00:00-Mon 01:00"]}, "Xyz is no day of the week", id="day"),
+        pytest.param({"pauses": ["Mon 25:00-Tue 01:00"]}, "is no span", id="hour"),
         pytest.param({"holidays": ["25.12.2026"]}, "is no day", id="holiday"),
     ],
 )
