@@ -8,7 +8,7 @@ its wall time says.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from fnmatch import fnmatchcase
@@ -67,25 +67,34 @@ class Hours:
         """Return when a closed market opens next, `after` when it is open, None beyond a month."""
         if self.is_open(after):
             return after
-        opening = min(
-            (edge for edge in self._edges(after) if edge > after and self.is_open(edge)),
-            default=None,
-        )
-        return None if opening is None else opening.astimezone(UTC)
+        edges = self._edges(after, after + timedelta(days=_LOOK_AHEAD_DAYS))
+        return next((edge for edge in edges if self.is_open(edge)), None)
 
-    def _edges(self, after: datetime) -> Iterable[datetime]:
-        """Yield every moment of the days to come at which the market may open."""
-        first = after.astimezone(self.zone).date()
-        starts = {span.start_minute for span in self.open}
-        starts |= {span.end_minute for span in self.pauses}
-        for ahead in range(_LOOK_AHEAD_DAYS):
+    def open_seconds(self, start: datetime, end: datetime) -> float:
+        """Return for how many seconds between two moments the market was open."""
+        seconds, begun = 0.0, start
+        for edge in (*self._edges(start, end), end):
+            if self.is_open(begun):
+                seconds += (edge - begun).total_seconds()
+            begun = edge
+        return seconds
+
+    def _edges(self, start: datetime, end: datetime) -> Sequence[datetime]:
+        """Return, in UTC and in order, every moment in between at which the market may change."""
+        spans = (*self.open, *self.pauses)
+        minutes = {0, *(m for span in spans for m in (span.start_minute, span.end_minute))}
+        first, last = start.astimezone(self.zone).date(), end.astimezone(self.zone).date()
+        edges = set[datetime]()
+        for ahead in range((last - first).days + 1):
             day = first + timedelta(days=ahead)
             midnight = datetime(day.year, day.month, day.day, tzinfo=self.zone)
-            yield midnight  # the end of a holiday
-            for start in starts:
-                if start // _DAY_MINUTES == day.weekday():
-                    minute = start % _DAY_MINUTES
-                    yield midnight.replace(hour=minute // 60, minute=minute % 60)
+            edges.add(midnight.astimezone(UTC))  # where a holiday may begin or end
+            edges |= {
+                midnight.replace(hour=minute // 60, minute=minute % 60).astimezone(UTC)
+                for weekday, minute in (divmod(m, _DAY_MINUTES) for m in minutes)
+                if weekday == day.weekday()
+            }
+        return sorted(edge for edge in edges if start < edge < end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

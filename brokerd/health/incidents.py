@@ -2,12 +2,12 @@
 
 Theory. A link belongs to three scopes, each wider than the last: its broker's server, its region,
 and all links of this node. When enough of a scope's links, in number and in part, are lost within
-a minute, something they share has failed, and each of them dialling on its own would only
-hammer it. So the scope becomes an incident: its *canary* may come back, at growing
-intervals; all others wait. Once a canary is live the others return one by one at a fixed
-rate; when all are back, or gone, the incident closes. Losses while others return are part of it: the
-canary probes again. A wider scope takes over from a narrower one only when the failed links lie in
-more than one of these; otherwise the narrower one tells more.
+a minute, something they share has failed, and each of them dialling on its own would only hammer
+it. So the scope becomes an incident: one link at a time, its *canary*, may try to come back, at
+growing intervals; all others wait. Once one is live the others return one by one at a fixed rate;
+when all are back, or gone, the incident closes. When what returned is lost again, canaries probe
+again. A wider scope takes over from a narrower one only when the lost links lie in more than one
+of these; otherwise the narrower one tells more.
 
 Nothing here waits: every method takes the monotonic time, and `turn` says how long to wait.
 """
@@ -161,7 +161,7 @@ class Incidents:
         self._close_what_is_over(now)
 
     def turn(self, link_id: LinkId, now: float) -> float:
-        """Return 0 when the link may come back now, which uses its turn up, else seconds to wait."""
+        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
         member = self._members.get(link_id)
         incident = None if member is None else self._incident_of(member.place)
         if member is None or incident is None:
