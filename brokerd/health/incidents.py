@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from brokerd.config.settings import HealthSettings
 from brokerd.domain import LinkId
 
 
@@ -43,18 +44,9 @@ class Scope:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """When links count as failed together, and how they come back."""
-
-    min_links: int = 3
-    min_part: float = 0.5
-    window_seconds: float = 60.0
-    canary_seconds: float = 30.0  # until the canary's second attempt; each further one later
-    canary_growth: float = 1.5
-    canary_ceiling_seconds: float = 900.0
-    returns_per_second: float = 5.0
-    forget_seconds: float = 1_800.0  # a lost link that nobody heard of for so long is not ours
+CANARY_GROWTH = 1.5
+FORGET_SECONDS = 1_800.0
+"""A lost link that nobody heard of for so long runs on another node, or nowhere."""
 
 
 class Stage(StrEnum):
@@ -99,8 +91,8 @@ class _Incident:
 class Incidents:
     """The incidents among the links of this node."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, settings: HealthSettings) -> None:
+        self._settings = settings
         self._members: dict[LinkId, _Member] = {}
         self._open: dict[Scope, _Incident] = {}
         self._changes: list[Change] = []
@@ -130,7 +122,7 @@ class Incidents:
 
     def tick(self, now: float) -> None:
         """Forget lost links that somebody else must have taken; an incident may end by it."""
-        oldest = now - self._rules.forget_seconds
+        oldest = now - FORGET_SECONDS
         for link_id, member in list(self._members.items()):
             if member.lost_at is not None and member.seen_at < oldest:
                 self.left(link_id, now)
@@ -176,7 +168,7 @@ class Incidents:
             return 0.0
         if now < incident.next_return_at:
             return incident.next_return_at - now
-        incident.next_return_at = now + 1.0 / self._rules.returns_per_second
+        incident.next_return_at = now + 1.0 / self._settings.returns_per_second
         incident.returned.add(link_id)
         return 0.0
 
@@ -184,10 +176,9 @@ class Incidents:
         """Let whoever asks first after the wait be the canary: one that cannot live is replaced."""
         if now < incident.canary_next_at:
             return max(1.0, incident.canary_next_at - now)
-        rules = self._rules
         incident.canary_next_at = now + incident.canary_wait_seconds
         incident.canary_wait_seconds = min(
-            rules.canary_ceiling_seconds, incident.canary_wait_seconds * rules.canary_growth
+            self._settings.canary_ceiling_seconds, incident.canary_wait_seconds * CANARY_GROWTH
         )
         return 0.0
 
@@ -208,13 +199,13 @@ class Incidents:
         incident = _Incident(
             scope=chosen,
             opened_at=now,
-            canary_wait_seconds=self._rules.canary_seconds,
+            canary_wait_seconds=self._settings.canary_seconds,
         )
         self._open[chosen] = incident
         self._tell(incident, Stage.OPENED, now)
 
     def _lost_in(self, scope: Scope, now: float) -> list[_Member]:
-        since = now - self._rules.window_seconds
+        since = now - self._settings.incident_window_seconds
         return [
             member
             for member in self._within(scope)
@@ -225,7 +216,9 @@ class Incidents:
         counted = sum(
             member.is_live or member.lost_at is not None for member in self._within(scope)
         )
-        return lost >= self._rules.min_links and lost >= self._rules.min_part * counted
+        return (
+            lost >= self._settings.incident_links and lost >= self._settings.incident_part * counted
+        )
 
     @staticmethod
     def _is_wider(lost: Sequence[_Member], narrower: Scope | None) -> bool:
@@ -234,7 +227,7 @@ class Incidents:
     # How an incident goes on and ends.
 
     def _is_relapse(self, incident: _Incident, now: float) -> bool:
-        since = max(now - self._rules.window_seconds, incident.next_return_at - 1.0)
+        since = max(now - self._settings.incident_window_seconds, incident.next_return_at - 1.0)
         again = [
             member
             for link_id, member in self._members.items()
@@ -242,12 +235,12 @@ class Incidents:
             and member.lost_at is not None
             and member.lost_at >= since
         ]
-        return len(again) >= self._rules.min_links
+        return len(again) >= self._settings.incident_links
 
     def _restart(self, incident: _Incident, now: float) -> None:
         incident.is_returning = False
-        incident.canary_wait_seconds = self._rules.canary_seconds
-        incident.canary_next_at = now + self._rules.canary_seconds
+        incident.canary_wait_seconds = self._settings.canary_seconds
+        incident.canary_next_at = now + self._settings.canary_seconds
         incident.returned.clear()
         self._tell(incident, Stage.RELAPSED, now)
 

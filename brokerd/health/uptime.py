@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from brokerd.config.hours import Hours
 from brokerd.domain import Phase
-from brokerd.health.calendar import Hours
 
 SPANS: Mapping[str, timedelta] = {
     "1h": timedelta(hours=1),

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from brokerd.config.settings import HealthSettings
 from brokerd.domain import LinkId
-from brokerd.health.incidents import Incidents, Place, Reach, Rules, Scope, Stage
+from brokerd.health.incidents import Incidents, Place, Reach, Scope, Stage
 
 ONE, TWO = Place(server="one", region="london"), Place(server="two", region="london")
 FAR = Place(server="far", region="new-york")
@@ -17,7 +18,7 @@ SERVER_ONE = Scope(reach=Reach.SERVER, name="one")
 
 def fleet(**sizes):
     """Return incidents with so many live links at each place, and their ids by place."""
-    incidents = Incidents(Rules())
+    incidents = Incidents(HealthSettings())
     places = {"one": ONE, "two": TWO, "far": FAR}
     links = {}
     for name, size in sizes.items():
@@ -57,7 +58,7 @@ def test_half_of_a_server_within_a_minute_is_an_incident():
 
 def test_a_link_that_was_never_live_is_no_loss():
     """Wrong passwords of new users are not their broker's incident."""
-    incidents = Incidents(Rules())
+    incidents = Incidents(HealthSettings())
     for number in range(10):
         incidents.joined(LinkId(str(number)), ONE, 0.0)
         incidents.lost(LinkId(str(number)), 1.0)
@@ -180,7 +181,7 @@ class Fleets(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.incidents = Incidents(Rules())
+        self.incidents = Incidents(HealthSettings())
         self.now = 0.0
         self.here = set()
 
@@ -208,7 +209,7 @@ class Fleets(RuleBasedStateMachine):
     def every_wait_ends(self):
         """Check that nobody waits longer than the canary's longest interval."""
         waits = [self.incidents.turn(link_id, self.now) for link_id in sorted(self.here)]
-        assert all(0.0 <= wait <= Rules().canary_ceiling_seconds for wait in waits)
+        assert all(0.0 <= wait <= HealthSettings().canary_ceiling_seconds for wait in waits)
 
     def teardown(self):
         """Check that once all are live again nobody waits."""

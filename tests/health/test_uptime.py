@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brokerd.config.hours import read_hours
+from brokerd.config.settings import MarketHours
 from brokerd.domain import Phase
-from brokerd.health.calendar import read_hours
 from brokerd.health.uptime import SPANS, Entered, uptimes
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)  # a Monday
 WEEKDAYS = read_hours(
-    time_zone="UTC", opens=["Mon 00:00-Fri 24:00"], pauses=[], holidays=["2026-11-26"]
+    MarketHours(time_zone="UTC", open=("Mon 00:00-Fri 24:00",), holidays=("2026-11-26",))
 )
 
 
