@@ -17,6 +17,7 @@ from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of
 from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
+from brokerd.health.calendar import calendar_of
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
@@ -82,6 +83,7 @@ def build_routes(
             snapshots=snapshots,
             hints=hints,
             clock=base.clock,
+            calendar=calendar_of(base.settings.health.markets),
             tokens=frozenset(base.settings.metaapi.tokens),
         ),
         deals=DealRoutes(reads=reads.deals),

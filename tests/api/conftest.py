@@ -26,6 +26,7 @@ from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
 from brokerd.domain import Incarnation, Phase
+from brokerd.health.calendar import Calendar
 from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
 from brokerd.telemetry import Metrics
@@ -104,7 +105,9 @@ def make_feed(state, *, metrics=None, reader=None, **limits):
     )
 
 
-def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None):
+def make_api(  # noqa: PLR0913  # one keyword for each part a test may replace
+    state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None, calendar=None
+):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
     metrics = feed._metrics if feed else Metrics(CollectorRegistry())
@@ -126,6 +129,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
             snapshots=snapshots or NoSnapshots(),
             hints=hints or LocalHints(wake),
             clock=state.clock,
+            calendar=calendar or Calendar(),
             tokens=frozenset({"main"}),
         ),
         deals=DealRoutes(reads=reads(MemoryDealReader(state))),
