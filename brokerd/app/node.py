@@ -25,6 +25,8 @@ from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.health.notify import Notifier
+from brokerd.health.postgres_past import PostgresPast
+from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -75,7 +77,12 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         membership = await _register(base, PostgresNodes(base.database, heartbeats=heartbeats))
         http = await stack.enter_async_context(open_http(settings.metaapi))
         node = _build(base, membership, http=http, listener=listener, notifier=notifier)
-        yield replace(node, upkeep=(partitions, FeedWatch(base.database, metrics=metrics)))
+        upkeep = (
+            partitions,
+            FeedWatch(base.database, metrics=metrics),
+            PastUpkeep(PostgresPast(base.database)),
+        )
+        yield replace(node, upkeep=upkeep)
 
 
 async def _open_redis(

@@ -14,9 +14,8 @@ from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import Incarnation
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
-from brokerd.ledger.feed_watch import FeedWatch
-from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.writer import Writer
+from brokerd.pool.drain import Service
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.postgres_nodes import PostgresNodes
@@ -57,7 +56,7 @@ class Node:
     manager: Manager
     hints: RedisHints | None
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch]
+    upkeep: Sequence[Service]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

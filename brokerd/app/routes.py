@@ -4,6 +4,7 @@ import asyncio
 
 from brokerd.api.app import Routes
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints
 from brokerd.api.links import LinkRoutes
@@ -18,6 +19,7 @@ from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
 from brokerd.health.calendar import calendar_of
+from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
@@ -76,6 +78,7 @@ def build_routes(
         clock=base.clock,
         metrics=base.metrics,
     )
+    calendar = calendar_of(base.settings.health.markets)
     return Routes(
         links=LinkRoutes(
             registry=registry,
@@ -83,8 +86,11 @@ def build_routes(
             snapshots=snapshots,
             hints=hints,
             clock=base.clock,
-            calendar=calendar_of(base.settings.health.markets),
+            calendar=calendar,
             tokens=frozenset(base.settings.metaapi.tokens),
+        ),
+        explain=ExplainRoutes(
+            registry=registry, past=PostgresPast(base.database), calendar=calendar
         ),
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),

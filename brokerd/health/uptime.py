@@ -23,9 +23,10 @@ _RESTING = frozenset({Phase.PAUSED, Phase.STOPPED, Phase.DELETING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entered:
-    """When a link entered a phase."""
+    """When a link entered a phase, and why."""
 
     phase: Phase
+    reason: str
     at: datetime
 
 

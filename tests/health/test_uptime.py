@@ -19,7 +19,7 @@ WEEKDAYS = read_hours(
 
 def entered(phase, ago):
     """Say that a phase began so long ago."""
-    return Entered(phase=phase, at=NOW - ago)
+    return Entered(phase=phase, reason=phase.capitalize(), at=NOW - ago)
 
 
 def test_a_link_that_was_always_live_is_fully_up():
@@ -47,8 +47,8 @@ def test_a_weekend_and_a_holiday_are_nobodys_failure():
     """Lost from Friday's close to Monday's opening, the link was up all the time that counts."""
     history = [
         entered(Phase.LIVE, timedelta(days=29)),
-        Entered(phase=Phase.BACKOFF, at=datetime(2026, 11, 28, tzinfo=UTC)),
-        Entered(phase=Phase.LIVE, at=datetime(2026, 11, 30, tzinfo=UTC)),
+        Entered(phase=Phase.BACKOFF, reason="LinkLost", at=datetime(2026, 11, 28, tzinfo=UTC)),
+        Entered(phase=Phase.LIVE, reason="Live", at=datetime(2026, 11, 30, tzinfo=UTC)),
     ]
     assert uptimes(history, now=NOW, hours=WEEKDAYS)["7d"].ratio == 1.0
     assert uptimes(history, now=NOW, hours=WEEKDAYS)["7d"].expected_seconds == 4 * 86_400
