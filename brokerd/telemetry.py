@@ -91,6 +91,18 @@ class Metrics:
         self.reconnects = Counter(
             "brokerd_link_reconnects", "Sessions that came back and were pulled.", registry=registry
         )
+        self.incidents = Gauge(
+            "brokerd_incidents",
+            "Open incidents of this node, by reach.",
+            ["reach"],
+            registry=registry,
+        )
+        self.incident_changes = Counter(
+            "brokerd_incident_changes",
+            "Incidents that opened, returned, relapsed, closed.",
+            ["reach", "stage"],
+            registry=registry,
+        )
         self.slots = Gauge("brokerd_pool_slots", "pool.max_links.", registry=registry)
         self.slots_in_use = Gauge("brokerd_pool_slots_in_use", "Slots taken.", registry=registry)
         self.queue_length = Gauge(
@@ -258,6 +270,10 @@ class Metrics:
             self.deals_committed.labels(result=result)
         for cause in ("first", "reconnect"):
             self.time_to_live.labels(cause=cause)
+        for reach in ("server", "region", "all"):
+            self.incidents.labels(reach=reach)
+            for stage in ("opened", "returning", "relapsed", "closed"):
+                self.incident_changes.labels(reach=reach, stage=stage)
         for state in ("ready", "backoff"):
             self.queue_length.labels(state=state)
         for holder in FEED_HOLDERS:
