@@ -270,10 +270,6 @@ class Metrics:
             self.deals_committed.labels(result=result)
         for cause in ("first", "reconnect"):
             self.time_to_live.labels(cause=cause)
-        for reach in ("server", "region", "all"):
-            self.incidents.labels(reach=reach)
-            for stage in ("opened", "returning", "relapsed", "closed"):
-                self.incident_changes.labels(reach=reach, stage=stage)
         for state in ("ready", "backoff"):
             self.queue_length.labels(state=state)
         for holder in FEED_HOLDERS:
