@@ -17,6 +17,7 @@ from brokerd.api.bodies import (
     DiscardBody,
     EventBody,
     EventsBody,
+    ExplainBody,
     LinkBody,
     LinksBody,
     ProblemBody,
@@ -70,6 +71,7 @@ def openapi_document() -> bytes:
     _, schemas = msgspec.json.schema_components(
         [
             PutBody,
+            ExplainBody,
             LinkBody,
             LinksBody,
             DealsBody,
@@ -118,6 +120,15 @@ def _paths() -> Json:
                 "delete_link",
                 "End a link; its ledger stays.",
                 answers={202: {"description": "It ends; GET shows it until it is drained."}},
+                problems=(401, 404, 422, 503),
+            ),
+        },
+        "/v1/links/{link_id}/explain": {
+            "parameters": [link_id],
+            "get": _guarded(
+                "explain_link",
+                "Tell a link's story: what is wanted, what is and why, what comes next.",
+                answers={200: _answer("The story, for people.", "ExplainBody")},
                 problems=(401, 404, 422, 503),
             ),
         },

@@ -27,6 +27,8 @@ from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.health.notify import Notifier
+from brokerd.health.postgres_past import PostgresPast
+from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -85,8 +87,13 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             notifier=notifier,
         )
         node = _build(base, membership, ports)
-        watch = FeedWatch(base.database, metrics=metrics)
-        yield replace(node, upkeep=(partitions, watch, fleet))
+        upkeep = (
+            partitions,
+            FeedWatch(base.database, metrics=metrics),
+            PastUpkeep(PostgresPast(base.database)),
+            fleet,
+        )
+        yield replace(node, upkeep=upkeep)
 
 
 async def _open_redis(

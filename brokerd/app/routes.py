@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from brokerd.api.app import Routes
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints
 from brokerd.api.links import LinkRoutes
@@ -19,6 +20,8 @@ from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
+from brokerd.health.calendar import calendar_of
+from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
@@ -82,6 +85,7 @@ def build_routes(base: Foundation, served: Served) -> Routes:
         clock=base.clock,
         metrics=base.metrics,
     )
+    calendar = calendar_of(base.settings.health.markets)
     return Routes(
         links=LinkRoutes(
             registry=served.registry,
@@ -89,7 +93,11 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             snapshots=served.snapshots,
             hints=served.hints,
             clock=base.clock,
+            calendar=calendar,
             tokens=frozenset(base.settings.metaapi.tokens),
+        ),
+        explain=ExplainRoutes(
+            registry=served.registry, past=PostgresPast(base.database), calendar=calendar
         ),
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),

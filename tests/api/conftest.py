@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.api.app import Routes, create_app
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
@@ -26,6 +27,8 @@ from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
 from brokerd.domain import Incarnation, Phase
+from brokerd.health.calendar import Calendar
+from brokerd.health.memory_past import MemoryPast
 from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
 from brokerd.telemetry import Metrics
@@ -104,7 +107,9 @@ def make_feed(state, *, metrics=None, reader=None, **limits):
     )
 
 
-def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None):
+def make_api(  # one keyword for each part a test may replace
+    state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None, calendar=None
+):
     """Build the application over the rows of `state`."""
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
     metrics = feed._metrics if feed else Metrics(CollectorRegistry())
@@ -126,7 +131,11 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
             snapshots=snapshots or NoSnapshots(),
             hints=hints or LocalHints(wake),
             clock=state.clock,
+            calendar=calendar or Calendar(),
             tokens=frozenset({"main"}),
+        ),
+        explain=ExplainRoutes(
+            registry=registry, past=MemoryPast(state), calendar=calendar or Calendar()
         ),
         deals=DealRoutes(reads=reads(MemoryDealReader(state))),
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
