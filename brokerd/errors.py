@@ -7,10 +7,12 @@ BrokerdError
 │   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
+│   │   └── ValidationLocked      MetaApi checks this account's credentials no more for an hour
 │   ├── Held                  we let no such request out now; carries the wait
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
+│   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
 │   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
@@ -18,11 +20,21 @@ BrokerdError
 │   │   └── TopUpRequired         403: MetaApi wants money first
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
-│   │   └── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
+│   │   ├── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
 │   ├── TlsInvalid            the other side's certificate does not hold
+│   │   ├── ServerNotFound        400: MetaApi knows no such broker server
+│   │   ├── TimezoneUndetected    400: MetaApi cannot detect the broker's settings
+│   │   └── ResourceSlots         400: the account needs more of what MetaApi sells
+│   ├── AuthSuspected         the broker refuses what it took last week: asked once more, later
 │   ├── AuthFailed            the broker refuses login and password
+│   │   ├── KnownBadCredentials   it refused these before; it is not asked
+│   │   └── CredentialsMissing    there is no password to ask with
 │   ├── TermsRequired         the broker wants its user to act first
+│   │   ├── OtpRequired           to switch one-time passwords off
+│   │   └── PasswordChangeRequired    to choose another password
 │   ├── AccountDisabled       the broker disabled the account
+│   │   └── NoSymbols             it gives the account nothing to trade
+│   ├── DeployFailed          MetaApi could not deploy the account
 │   ├── BudgetExhausted       our own limit of spending is reached
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
@@ -107,6 +119,18 @@ class Held(Transient):
         self.scope = scope
 
 
+class ValidationLocked(Throttled):
+    """MetaApi refused too many credentials of this account and looks at none for an hour."""
+
+    code = "validation_locked"
+
+
+class ProvisionTimeout(Transient):
+    """MetaApi did not bring the account where it should be in time; it may still do so."""
+
+    code = "provision_timeout"
+
+
 class RemoteUnavailable(Transient):
     """The request did not reach MetaApi, or MetaApi failed on its side.
 
@@ -180,6 +204,24 @@ class QuotaExceeded(InvalidRequest):
     code = "quota_exceeded"
 
 
+class ServerNotFound(InvalidRequest):
+    """MetaApi knows no such broker server; the message names those it suggests."""
+
+    code = "server_not_found"
+
+
+class TimezoneUndetected(InvalidRequest):
+    """MetaApi could not detect the broker's settings (E_SERVER_TIMEZONE); each attempt costs."""
+
+    code = "timezone_undetected"
+
+
+class ResourceSlots(InvalidRequest):
+    """The account needs more resource slots; the message says how many."""
+
+    code = "resource_slots"
+
+
 class TlsInvalid(Rejected):
     """The other side's certificate is expired, of another name or of a stranger; never bypassed."""
 
@@ -192,10 +234,44 @@ class AuthFailed(Rejected):
     code = "auth_failed"
 
 
+class KnownBadCredentials(AuthFailed):
+    """The broker refused these very credentials before: they are not tried again."""
+
+    code = "bad_credentials_known"
+
+
+class CredentialsMissing(AuthFailed):
+    """An account is to be created, and there is no password to create it with."""
+
+    code = "credentials_missing"
+
+
+class AuthSuspected(Rejected):
+    """The broker refuses credentials of a link that was live lately; asked once more, later."""
+
+    code = "auth_suspect"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class TermsRequired(Rejected):
     """The broker wants its user to accept terms or change the password first."""
 
     code = "terms_required"
+
+
+class OtpRequired(TermsRequired):
+    """The broker asks for a one-time password, which nobody can give at night."""
+
+    code = "otp_required"
+
+
+class PasswordChangeRequired(TermsRequired):
+    """The broker lets its user in only with another password."""
+
+    code = "password_change_required"
 
 
 class AccountDisabled(Rejected):
@@ -204,10 +280,26 @@ class AccountDisabled(Rejected):
     code = "account_disabled"
 
 
+class NoSymbols(AccountDisabled):
+    """The broker gives the account no symbol, and so MetaApi nothing to work with."""
+
+    code = "no_symbols"
+
+
+class DeployFailed(Rejected):
+    """MetaApi could not deploy the account; to try again at once would cost again."""
+
+    code = "deploy_failed"
+
+
 class BudgetExhausted(Rejected):
     """Our own limit of spending is reached; nothing was spent."""
 
     code = "budget_exhausted"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotDeployed(Rejected):

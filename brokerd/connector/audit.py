@@ -179,7 +179,7 @@ class Auditor:
     async def _find(
         self, since: datetime, before: AccountInformation | None
     ) -> proof.Finding | None:
-        remote = self._claim.spec.metaapi
+        remote = remote_of(self._claim)
         for _ in range(PROOF_ATTEMPTS):
             if before is None:
                 before = await self._ports.rest.account_information(remote)

@@ -1,11 +1,20 @@
-"""Whether the account that answered is the one that was registered."""
+"""Which MetaApi account is a link's, and whether the one that answered was registered."""
 
 from brokerd.connector.ports import AccountInformation, RemoteAccount
-from brokerd.domain import Identity
+from brokerd.domain import Claim, Identity, MetaApiRef
 from brokerd.errors import IdentityMismatch, NotDeployed
 
 DEPLOYED = "DEPLOYED"
 DEPLOYING = "DEPLOYING"
+
+
+def remote_of(claim: Claim) -> MetaApiRef:
+    """Return where MetaApi keeps the account; one that is ours to create must exist by now."""
+    place = claim.spec.metaapi
+    if isinstance(place, MetaApiRef):
+        return place
+    assert claim.created_id is not None, f"{claim.link_id} has no MetaApi account yet"
+    return MetaApiRef(token=place.token, account_id=claim.created_id, region=place.region)
 
 
 def check_deployed(remote: RemoteAccount) -> None:

@@ -52,7 +52,7 @@ class LinkSession:
         self._ports = ports
         self._settings = ports.settings
         self._clock = ports.clock
-        self._remote = claim.spec.metaapi
+        self._remote = identity.remote_of(claim)
         self._reader = Reader(claim, ports=ports)
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
