@@ -8,7 +8,7 @@ BrokerdError
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
 │   │   └── ValidationLocked      MetaApi checks this account's credentials no more for an hour
-│   ├── Held                  we let no such request out now; carries the wait
+│   ├── Held                  the governor did not send it; carries the wait
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
@@ -17,24 +17,23 @@ BrokerdError
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
-│   │   └── TopUpRequired         403: MetaApi wants money first
+│   ├── TopUpRequired         402, or 403 that asks for money: the MetaApi balance is exhausted
+│   ├── TlsInvalid            the server's certificate is not valid for it; nothing was sent
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
 │   │   ├── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
-│   ├── TlsInvalid            the other side's certificate does not hold
 │   │   ├── ServerNotFound        400: MetaApi knows no such broker server
 │   │   ├── TimezoneUndetected    400: MetaApi cannot detect the broker's settings
 │   │   └── ResourceSlots         400: the account needs more of what MetaApi sells
-│   ├── AuthSuspected         the broker refuses what it took last week: asked once more, later
+│   ├── AuthSuspected         the broker refuses credentials that it took last week
 │   ├── AuthFailed            the broker refuses login and password
 │   │   ├── KnownBadCredentials   it refused these before; it is not asked
 │   │   └── CredentialsMissing    there is no password to ask with
-│   ├── TermsRequired         the broker wants its user to act first
+│   ├── TermsRequired         the broker wants its user to act in a terminal first
 │   │   ├── OtpRequired           to switch one-time passwords off
 │   │   └── PasswordChangeRequired    to choose another password
 │   ├── AccountDisabled       the broker disabled the account
 │   │   └── NoSymbols             it gives the account nothing to trade
-│   ├── DeployFailed          MetaApi could not deploy the account
 │   ├── BudgetExhausted       our own limit of spending is reached
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
@@ -52,6 +51,8 @@ BrokerdError
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
+
+from brokerd.domain import UserAction
 
 
 class BrokerdError(Exception):
@@ -106,29 +107,25 @@ class Throttled(Transient):
 
 
 class Held(Transient):
-    """We let no such request out for now: its scope is being waited for, or somebody holds it.
+    """The governor refused to send: nothing was sent and nothing was spent.
 
-    Carries the seconds to wait, and the scope that is held.
+    `scope` says what is held (as `user:main`) and `cause` why: what a breaker opened for, or
+    `credits`, `rate` or `throttled`.
     """
 
     code = "held"
 
-    def __init__(self, message: str, *, retry_after_seconds: float, scope: str = "unknown") -> None:
+    def __init__(self, message: str, *, retry_after_seconds: float, scope: str, cause: str) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.scope = scope
+        self.cause = cause
 
 
 class ValidationLocked(Throttled):
     """MetaApi refused too many credentials of this account and looks at none for an hour."""
 
     code = "validation_locked"
-
-
-class ProvisionTimeout(Transient):
-    """MetaApi did not bring the account where it should be in time; it may still do so."""
-
-    code = "provision_timeout"
 
 
 class RemoteUnavailable(Transient):
@@ -156,6 +153,12 @@ class Incomplete(Transient):
     code = "incomplete"
 
 
+class ProvisionTimeout(Transient):
+    """MetaApi did not bring the account where it should be in time; it may still do so."""
+
+    code = "provision_timeout"
+
+
 class StoreUnavailable(Transient):
     """Postgres did not take the work; nothing was acknowledged."""
 
@@ -163,15 +166,25 @@ class StoreUnavailable(Transient):
 
 
 class Rejected(BrokerdError):
-    """A refusal that repeating cannot change."""
+    """A refusal that repeating cannot change.
+
+    `user_action` is what a human must do about it; `retry_after_seconds` is when looking again
+    makes sense, None where the one who asked decides.
+    """
 
     code = "rejected"
+    user_action: ClassVar[UserAction] = UserAction.CONTACT_OPERATOR
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unauthorized(Rejected):
     """The API token is missing, revoked or wrong (401)."""
 
     code = "unauthorized"
+    user_action = UserAction.FIX_TOKEN
 
 
 class Forbidden(Rejected):
@@ -180,10 +193,20 @@ class Forbidden(Rejected):
     code = "forbidden"
 
 
-class TopUpRequired(Forbidden):
-    """MetaApi's balance is exhausted; whoever pays must top it up (403)."""
+class TopUpRequired(Rejected):
+    """The MetaApi balance is exhausted (402, or 403 that asks for a top-up)."""
 
-    code = "top_up_required"
+    code = "billing"
+    user_action = UserAction.TOP_UP
+
+
+class TlsInvalid(Rejected):
+    """The server's certificate is expired, or of another host, or of nobody we trust.
+
+    Nothing was sent, and nothing is sent without TLS instead.
+    """
+
+    code = "tls_invalid"
 
 
 class NotFound(Rejected):
@@ -201,13 +224,14 @@ class InvalidRequest(Rejected):
 class QuotaExceeded(InvalidRequest):
     """MetaApi allows no more accounts or subscriptions (400)."""
 
-    code = "quota_exceeded"
+    code = "quota"
 
 
 class ServerNotFound(InvalidRequest):
     """MetaApi knows no such broker server; the message names those it suggests."""
 
     code = "server_not_found"
+    user_action = UserAction.FIX_IDENTITY
 
 
 class TimezoneUndetected(InvalidRequest):
@@ -222,16 +246,20 @@ class ResourceSlots(InvalidRequest):
     code = "resource_slots"
 
 
-class TlsInvalid(Rejected):
-    """The other side's certificate is expired, of another name or of a stranger; never bypassed."""
+class AuthSuspected(Rejected):
+    """The broker refuses credentials that it took within the last week: to be asked once more.
 
-    code = "tls_invalid"
+    Brokers that restart refuse everybody for a while. `retry_after_seconds` is when to ask.
+    """
+
+    code = "auth_suspect"
 
 
 class AuthFailed(Rejected):
     """The broker refuses login and password (E_AUTH); each repetition may cost money."""
 
     code = "auth_failed"
+    user_action = UserAction.UPDATE_CREDENTIALS
 
 
 class KnownBadCredentials(AuthFailed):
@@ -246,20 +274,11 @@ class CredentialsMissing(AuthFailed):
     code = "credentials_missing"
 
 
-class AuthSuspected(Rejected):
-    """The broker refuses credentials of a link that was live lately; asked once more, later."""
-
-    code = "auth_suspect"
-
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-
-
 class TermsRequired(Rejected):
-    """The broker wants its user to accept terms or change the password first."""
+    """The broker wants its user to accept terms, or to do something else in a terminal, first."""
 
     code = "terms_required"
+    user_action = UserAction.ACCEPT_BROKER_TERMS
 
 
 class OtpRequired(TermsRequired):
@@ -278,6 +297,7 @@ class AccountDisabled(Rejected):
     """The broker disabled the account; only the broker can change that."""
 
     code = "account_disabled"
+    user_action = UserAction.CONTACT_BROKER
 
 
 class NoSymbols(AccountDisabled):
@@ -286,32 +306,24 @@ class NoSymbols(AccountDisabled):
     code = "no_symbols"
 
 
-class DeployFailed(Rejected):
-    """MetaApi could not deploy the account; to try again at once would cost again."""
-
-    code = "deploy_failed"
-
-
 class BudgetExhausted(Rejected):
     """Our own limit of spending is reached; nothing was spent."""
 
     code = "budget_exhausted"
-
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class NotDeployed(Rejected):
     """The MetaApi account exists but is not deployed; someone must deploy it."""
 
     code = "not_deployed"
+    user_action = UserAction.DEPLOY_ACCOUNT
 
 
 class IdentityMismatch(Rejected):
     """The account behind the id is not the one that was registered; nothing may be written."""
 
     code = "identity_mismatch"
+    user_action = UserAction.FIX_IDENTITY
 
 
 class Conflict(Rejected):

@@ -50,13 +50,17 @@ class DesiredWord(StrEnum):
 
     LIVE = "live"
     PAUSED = "paused"
+    STOPPED = "stopped"
 
 
 class MetaApiBody(_Body):
-    """Where MetaApi keeps the account; `token` is the name of a configured token."""
+    """Where MetaApi keeps the account; `token` is the name of a configured token.
+
+    Without an `accountId` brokerd creates the account, with the password of PUT …/credentials.
+    """
 
     token: Word
-    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)]
+    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)] | None
     region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", max_length=64)]
 
 

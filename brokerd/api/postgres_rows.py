@@ -16,7 +16,6 @@ from brokerd.domain import (
     LinkId,
     LinkSpec,
     LinkStatus,
-    MetaApiRef,
     Phase,
     Platform,
     Priority,
@@ -24,6 +23,7 @@ from brokerd.domain import (
     UserAction,
     UserId,
 )
+from brokerd.store.place import named_id, place_of
 from brokerd.store.tables import accounts, deals, heads, leases, links, nodes, quarantine, windows
 
 Row = sa.Row[tuple[object, ...]]
@@ -150,7 +150,7 @@ def account_values(link_id: LinkId, spec: LinkSpec) -> Mapping[str, object]:
         "server": spec.identity.server,
         "currency": spec.identity.currency,
         "token": spec.metaapi.token,
-        "metaapi_account_id": spec.metaapi.account_id,
+        "metaapi_account_id": named_id(spec.metaapi),
         "region": spec.metaapi.region,
         "desired": spec.desired,
         "priority": spec.priority,
@@ -182,7 +182,7 @@ def _spec(row: Row) -> LinkSpec:
         user_id=UserId(row.user_id),
         desired=Desired(row.desired),
         priority=Priority(row.priority),
-        metaapi=MetaApiRef(token=row.token, account_id=row.metaapi_account_id, region=row.region),
+        metaapi=place_of(row.token, row.metaapi_account_id, row.region),
         identity=Identity(
             platform=Platform(row.platform),
             login=row.login,

@@ -27,6 +27,7 @@ from brokerd.api.cursor import deal_cursor, link_cursor, quarantine_cursor, tota
 from brokerd.api.ports import DayTotals, LinkRecord, QuarantinedRecord, QueuePlace, StoredDeal
 from brokerd.domain import LinkSpec, Proof
 from brokerd.health.conditions import Condition, Facts, conditions, shown
+from brokerd.store.place import named_id
 
 
 def etag(generation: int) -> str:
@@ -115,7 +116,7 @@ def _spec(spec: LinkSpec) -> SpecBody:
         priority=spec.priority,
         metaapi=MetaApiBody(
             token=spec.metaapi.token,
-            account_id=spec.metaapi.account_id,
+            account_id=named_id(spec.metaapi),
             region=spec.metaapi.region,
         ),
         identity=IdentityBody(

@@ -7,6 +7,7 @@ import structlog
 from brokerd.connector import proof
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.settle import Settler

@@ -13,18 +13,12 @@ from brokerd.connector.session import LinkSession
 from brokerd.connector.states import LinkEvent
 from brokerd.domain import Backoff, Claim, Desired, UserAction
 from brokerd.errors import (
-    AccountDisabled,
-    AuthFailed,
     BrokerdError,
     Fenced,
     IdentityMismatch,
-    NotDeployed,
     Rejected,
     StoreUnavailable,
-    TermsRequired,
-    TopUpRequired,
     Transient,
-    Unauthorized,
     leaves,
 )
 
@@ -173,7 +167,7 @@ class Link:
             event,
             _reason(failure),
             message=str(failure),
-            user_action=_user_action(failure),
+            user_action=failure.user_action if isinstance(failure, Rejected) else UserAction.NONE,
             next_attempt_at=self._ports.clock.now() + timedelta(seconds=delay_seconds),
         )
 
@@ -272,23 +266,3 @@ def _gravest(group: ExceptionGroup[Exception]) -> BrokerdError | _Told:
 def _reason(failure: BrokerdError) -> str:
     """Return the failure's stable code in the form conditions use: CamelCase."""
     return "".join(part.capitalize() for part in failure.code.split("_"))
-
-
-def _user_action(failure: BrokerdError) -> UserAction:
-    for kind, action in _USER_ACTIONS.items():
-        if isinstance(failure, kind):
-            return action
-    return UserAction.NONE
-
-
-_USER_ACTIONS: dict[type[BrokerdError], UserAction] = {
-    AuthFailed: UserAction.UPDATE_CREDENTIALS,
-    TermsRequired: UserAction.ACCEPT_BROKER_TERMS,
-    AccountDisabled: UserAction.CONTACT_BROKER,
-    TopUpRequired: UserAction.TOP_UP,
-    NotDeployed: UserAction.DEPLOY_ACCOUNT,
-    Unauthorized: UserAction.FIX_TOKEN,
-    IdentityMismatch: UserAction.FIX_IDENTITY,
-    Rejected: UserAction.CONTACT_OPERATOR,
-}
-"""Who must act on which refusal; the first that fits decides."""

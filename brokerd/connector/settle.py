@@ -83,9 +83,7 @@ class Settler:
 
     async def _by_ticket(self, deal_id: DealId) -> tuple[Deal, ...]:
         try:
-            answer = await self._ports.rest.deals_by_ticket(
-                remote_of(self._claim), deal_id=deal_id
-            )
+            answer = await self._ports.rest.deals_by_ticket(remote_of(self._claim), deal_id=deal_id)
         except NotFound:
             return ()  # of the deal or of the account: the latter every other call will tell
         if answer.is_synchronizing:

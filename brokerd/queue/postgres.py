@@ -17,7 +17,6 @@ from brokerd.domain import (
     Incarnation,
     LinkId,
     LinkSpec,
-    MetaApiRef,
     Platform,
     Priority,
     UserId,
@@ -26,6 +25,7 @@ from brokerd.errors import Fenced
 from brokerd.queue.fleet_lock import run_locked
 from brokerd.queue.ports import QueueDepth
 from brokerd.store.engine import Database
+from brokerd.store.place import place_of
 from brokerd.store.tables import accounts, leases, links
 
 _IS_OPEN = sql.SQL(
@@ -187,7 +187,7 @@ def _spec(row: _ClaimRow) -> LinkSpec:
         user_id=UserId(row.user_id),
         desired=Desired(row.desired),
         priority=Priority(row.priority),
-        metaapi=MetaApiRef(token=row.token, account_id=row.metaapi_account_id, region=row.region),
+        metaapi=place_of(row.token, row.metaapi_account_id, row.region),
         identity=Identity(
             platform=Platform(row.platform),
             login=row.login,

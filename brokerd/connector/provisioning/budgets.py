@@ -85,8 +85,10 @@ def allows(limit: Limit, spent: Spent, *, cost_usd: Decimal) -> bool:
 
 def _frees_in(limit: Limit, spent: Spent) -> float:
     """Return when it is worth asking again; a budget that can never pay is asked daily."""
-    return DAY_SECONDS if spent.frees_seconds is None else min(
-        limit.window_seconds, max(1.0, spent.frees_seconds)
+    return (
+        DAY_SECONDS
+        if spent.frees_seconds is None
+        else min(limit.window_seconds, max(1.0, spent.frees_seconds))
     )
 
 

@@ -45,7 +45,9 @@ class Judge:
         """Return what follows from a call that had no effect; what it might have cost stays."""
         return Outcome(code=ABANDONED)
 
-    def refused(self, intent: Intent, failure: Rejected | ValidationLocked, now: Standing) -> Outcome:
+    def refused(
+        self, intent: Intent, failure: Rejected | ValidationLocked, now: Standing
+    ) -> Outcome:
         """Return what follows from a refusal."""
         paid = cost(intent.kind, failure, self.prices)
         is_final = isinstance(failure, AuthFailed) and not self._is_only_suspected(now)

@@ -2,11 +2,11 @@
 
 Theory. The shell looks (at the store, then at MetaApi), asks here, does the one step, and looks
 again until it is told that all is done. An open intent comes before everything else: first it is
-found out what became of it, from the account's state alone, so that nothing is bought twice. Another
-password is given to MetaApi by an update and taken into use by undeploying and deploying, not by a
-redeployment: of that one no state tells, after a crash, whether it was made. What was refused
-is not asked again until the spec or the password changed, or a day has passed; what
-is known to be refused is not asked at all.
+found out what became of it, from the account's state alone, so that nothing is bought twice. A
+new password is given to MetaApi by an update and taken into use by undeploying and deploying, not
+by a redeployment: of that one no state tells, after a crash, whether it was made. What was refused
+is not asked again until the spec or the password changed, or a day has passed; what is known to be
+refused is not asked at all.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,6 @@ from brokerd.errors import (
     AuthSuspected,
     BrokerdError,
     CredentialsMissing,
-    DeployFailed,
     InvalidRequest,
     KnownBadCredentials,
     NoSymbols,
@@ -207,9 +206,7 @@ def _towards_deployed(now: Situation, settings: ProvisioningSettings) -> Decisio
     if remote.state in (DELETING, UNDEPLOYING):
         return Step.WAIT
     return (
-        _auth_failed(now)
-        or _update(now, settings)
-        or _towards_deployed_from(remote, now, settings)
+        _auth_failed(now) or _update(now, settings) or _towards_deployed_from(remote, now, settings)
     )
 
 
@@ -275,7 +272,7 @@ def _deploy_again(
     if last is None or (standing.now - last).total_seconds() >= retry_seconds:
         return Act(kind=IntentKind.DEPLOY)
     return Refuse(
-        failure=DeployFailed(
+        failure=NotDeployed(
             f"MetaApi account {remote.account_id} is {remote.state}; brokerd deploys it again "
             f"{retry_seconds / 3600:g} h after the last attempt"
         )

@@ -1,10 +1,11 @@
 """Passwords while they wait: sealed for storing, and known again without being kept.
 
-A sealed password is AES-256-GCM with the link's id as associated data, so that a box moved to another
-link's row does not open. A digest is HMAC-SHA-256 over platform, server, login and password: with
-it known bad credentials are recognised long after they were erased, and whoever reads the
-database can neither recover nor confirm a guess without the key. Both keys are derived from the one
-that is configured, and carry its id, so that keys can be replaced while passwords wait.
+A sealed password is AES-256-GCM with the link's id as associated data, so that a box moved to the
+row of another link does not open. A digest is HMAC-SHA-256 over platform, server, login and
+password: with it known bad credentials are recognised long after they were erased, and whoever
+reads the database can neither recover a password nor confirm a guess without the key. Both keys are
+derived from the one that is configured, and carry its id, so that keys can be replaced while
+passwords wait.
 """
 
 import hashlib
@@ -34,9 +35,7 @@ class _Keys:
 class Vault:
     """Seals, opens and recognises passwords; `random_bytes` must be unpredictable."""
 
-    def __init__(
-        self, settings: SecretsSettings, *, random_bytes: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, settings: SecretsSettings, *, random_bytes: Callable[[int], bytes]) -> None:
         self._current = settings.current
         self._keys = {key_id: _derived(key) for key_id, key in settings.keys.items()}
         self._random_bytes = random_bytes
