@@ -101,7 +101,7 @@ def _misfit(kind: object, value: object, path: str) -> Iterator[Violation]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield from _misfits(kind, value, path)
         return
-    planned = _PLANNED.get((path, value)) if isinstance(value, str | None) else None
+    planned = _PLANNED.get((path, value)) if isinstance(value, str) else None
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -86,7 +86,6 @@ class ProvisioningSettings:
     failed_deploy_retry_seconds: float = 21_600.0  # six hours: what each start is billed for
     refusal_memory_seconds: float = 86_400.0  # how long a refusal is believed without asking
     rejected_memory_seconds: float = 2_592_000.0  # likewise credentials the broker refused
-    billing_probe_seconds: float = 900.0  # while MetaApi wants money, one call finds out so often
     abandon_seconds: float = 900.0  # then an account nobody wants any more is not created late
 
 

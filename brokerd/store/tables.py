@@ -337,11 +337,3 @@ spend = sa.Table(
     sa.Column("at", MOMENT, nullable=False, server_default=_NOW),
     sa.Index("spend_at", "at"),
 )
-
-billing_holds = sa.Table(
-    "billing_holds",
-    metadata,
-    sa.Column("token", sa.Text, primary_key=True),  # a configured name
-    sa.Column("since", MOMENT, nullable=False, server_default=_NOW),
-    sa.Column("until", MOMENT, nullable=False),  # then one call may find out
-)

@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from brokerd.config.settings import BudgetSettings
+from brokerd.errors import BudgetExhausted
 
 DAY_SECONDS = 86_400.0
 FLEET_SECONDS = 30 * DAY_SECONDS
@@ -45,14 +46,6 @@ class Spent:
     frees_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exhausted:
-    """A budget that leaves too little, and when there may be more."""
-
-    name: BudgetName
-    retry_after_seconds: float
-
-
 def limits_of(settings: BudgetSettings) -> Sequence[Limit]:
     """Return the four budgets that the operator set."""
     return [
@@ -63,19 +56,25 @@ def limits_of(settings: BudgetSettings) -> Sequence[Limit]:
     ]
 
 
-def exhausted(
+def refusal_of(
     limits: Sequence[Limit], spent: Mapping[BudgetName, Spent], *, cost_usd: Decimal
-) -> Exhausted | None:
-    """Return the budget that one more attempt would break and that frees last; None if none."""
-    broken = [
-        Exhausted(
-            name=limit.name,
-            retry_after_seconds=_frees_in(limit, spent[limit.name]),
-        )
+) -> BudgetExhausted | None:
+    """Return the refusal of the budget that one more attempt would break; None if none is.
+
+    Of several it is the one that frees last: before that, asking again is in vain.
+    """
+    broken = {
+        limit.name: _frees_in(limit, spent[limit.name])
         for limit in limits
         if not allows(limit, spent[limit.name], cost_usd=cost_usd)
-    ]
-    return max(broken, key=lambda each: each.retry_after_seconds, default=None)
+    }
+    if not broken:
+        return None
+    name = max(broken, key=lambda each: broken[each])
+    return BudgetExhausted(
+        f"the budget {name} leaves less than the ${cost_usd} that this may cost",
+        retry_after_seconds=broken[name],
+    )
 
 
 def allows(limit: Limit, spent: Spent, *, cost_usd: Decimal) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 from brokerd.config.settings import ProvisioningSettings
 from brokerd.connector.provisioning.ports import (
@@ -13,10 +14,13 @@ from brokerd.connector.provisioning.ports import (
     Standing,
 )
 from brokerd.connector.provisioning.prices import Prices, cost
-from brokerd.errors import AuthFailed, Rejected, TopUpRequired, ValidationLocked
+from brokerd.errors import AuthFailed, Held, Rejected, Throttled, ValidationLocked
 
 DONE = "done"
 ABANDONED = "abandoned"
+
+Refused: TypeAlias = Rejected | Throttled | Held
+"""The answers by which nothing was done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +42,13 @@ class Judge:
             forgets_created=intent.kind is IntentKind.DELETE,
             credentials=_fate(intent.kind),
             auth=Auth.OK if is_create or is_deploy else None,
-            hold_seconds=0.0 if is_create or is_deploy else None,
         )
 
     def abandoned(self) -> Outcome:
         """Return what follows from a call that had no effect; what it might have cost stays."""
         return Outcome(code=ABANDONED)
 
-    def refused(
-        self, intent: Intent, failure: Rejected | ValidationLocked, now: Standing
-    ) -> Outcome:
+    def refused(self, intent: Intent, failure: Refused, now: Standing) -> Outcome:
         """Return what follows from a refusal."""
         paid = cost(intent.kind, failure, self.prices)
         is_final = isinstance(failure, AuthFailed) and not self._is_only_suspected(now)
@@ -60,9 +61,6 @@ class Judge:
             auth=self._auth(failure, is_final=is_final),
             remembers_seconds=self.settings.rejected_memory_seconds if is_final else None,
             locked_seconds=_lock(failure),
-            hold_seconds=(
-                self.settings.billing_probe_seconds if isinstance(failure, TopUpRequired) else None
-            ),
         )
 
     def _is_only_suspected(self, now: Standing) -> bool:
@@ -76,7 +74,7 @@ class Judge:
         was_live = now.watermark is not None and now.now - now.watermark <= recently
         return was_taken and was_live and now.auth is Auth.OK
 
-    def _auth(self, failure: Rejected | ValidationLocked, *, is_final: bool) -> Auth | None:
+    def _auth(self, failure: Refused, *, is_final: bool) -> Auth | None:
         if not isinstance(failure, AuthFailed):
             return None
         return Auth.FAILED if is_final else Auth.SUSPECTED
@@ -93,5 +91,5 @@ def _fate(kind: IntentKind) -> CredentialState | None:
             return None
 
 
-def _lock(failure: Rejected | ValidationLocked) -> float | None:
+def _lock(failure: Refused) -> float | None:
     return failure.retry_after_seconds if isinstance(failure, ValidationLocked) else None

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from brokerd.config.settings import Secret
 from brokerd.connector.ports import RemoteAccount
-from brokerd.connector.provisioning.budgets import Limit, Spent
+from brokerd.connector.provisioning.budgets import BudgetName, Limit, Spent
 from brokerd.domain import AccountId, Fence, MetaApiRef, Platform
 
 
@@ -139,8 +139,7 @@ class Outcome:
 
     `code` is `done`, `abandoned`, or the error's. None leaves a thing as it is; of the cost that is
     the reserve. `forgets_created` clears the created id;
-    `remembers_seconds` puts the credentials among the known bad ones for so long;
-    `hold_seconds` stops everybody's chargeable calls with the same token, 0 lets them go on.
+    `remembers_seconds` puts the credentials among the known bad ones for so long.
     """
 
     code: str
@@ -153,7 +152,6 @@ class Outcome:
     auth: Auth | None = None
     remembers_seconds: float | None = None
     locked_seconds: float | None = None
-    hold_seconds: float | None = None
 
 
 class Intents(Protocol):
@@ -162,14 +160,11 @@ class Intents(Protocol):
     async def standing(self, account_id: AccountId, *, generation: int) -> Standing:
         """Read what is known; `generation` is the spec's, for which refusals count."""
 
-    async def open(
-        self, fence: Fence, call: Call, *, limits: Sequence[Limit], hold_seconds: float
-    ) -> Intent:
+    async def open(self, fence: Fence, call: Call, *, limits: Sequence[Limit]) -> Intent:
         """Commit the intent and its reserve; nothing may be called without it.
 
-        Raises `BudgetExhausted` when a limit leaves less, `TopUpRequired` while the token's
-        chargeable calls are held. Once in `hold_seconds` one call may pass to see whether they
-        still must be. Raises `Fenced` also while an intent is open that we did not know.
+        Raises `BudgetExhausted` when a limit leaves less, and `Fenced` also while an intent is
+        open that we did not know.
         """
 
     async def close(self, fence: Fence, intent: Intent, outcome: Outcome) -> None:
@@ -185,7 +180,7 @@ class Intents(Protocol):
 class SpendReader(Protocol):
     """What was spent, for people. Raises `StoreUnavailable`."""
 
-    async def spent(self, limits: Sequence[Limit]) -> Mapping[str, Spent]:
+    async def spent(self, limits: Sequence[Limit]) -> Mapping[BudgetName, Spent]:
         """Return by budget what was spent in its window; of links and users, the most of any."""
 
     async def charges(self, *, window_seconds: float) -> Mapping[Charge, Spent]:

@@ -80,12 +80,6 @@ CREATE TABLE brokerd.spend (
     PRIMARY KEY (intent_id)
 );
 CREATE INDEX spend_at ON brokerd.spend (at);
-CREATE TABLE brokerd.billing_holds (
-    token text NOT NULL,
-    since timestamptz DEFAULT clock_timestamp() NOT NULL,
-    until timestamptz NOT NULL,
-    PRIMARY KEY (token)
-);
 """
 
 
