@@ -109,17 +109,26 @@ class Throttled(Transient):
 class Held(Transient):
     """The governor refused to send: nothing was sent and nothing was spent.
 
-    `scope` says what is held (as `user:main`) and `cause` why: what a breaker opened for, or
-    `credits`, `rate` or `throttled`.
+    `scope` says what is held (as `user:main`) and `cause` why: `throttled`, `credits`, `rate`, or
+    what a breaker opened for. Where that is a refusal somebody must act on, `user_action` says who.
     """
 
     code = "held"
 
-    def __init__(self, message: str, *, retry_after_seconds: float, scope: str, cause: str) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float,
+        scope: str,
+        cause: str,
+        user_action: UserAction = UserAction.NONE,
+    ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.scope = scope
         self.cause = cause
+        self.user_action = user_action
 
 
 class ValidationLocked(Throttled):

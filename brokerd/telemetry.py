@@ -117,6 +117,39 @@ class Metrics:
         self.throttled = Counter(
             "brokerd_metaapi_throttled", "429 answers.", ["scope"], registry=registry
         )
+        self.held = Counter(
+            "brokerd_metaapi_held",
+            "Requests that the governor put off instead of sending.",
+            ["cause"],
+            registry=registry,
+        )
+        self.credits_available = Gauge(
+            "brokerd_metaapi_credits_available_ratio",
+            "What the poorest scope has left of this node's share of a limit.",
+            ["scope", "period"],
+            registry=registry,
+        )
+        self.clock_offset = Gauge(
+            "brokerd_metaapi_clock_offset_seconds",
+            "MetaApi's clock less ours.",
+            ["peer"],
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "brokerd_breaker_state",
+            "The worst breaker: 0 closed, 1 probing, 2 open.",
+            ["cause", "scope"],
+            registry=registry,
+        )
+        self.breaker_opens = Counter(
+            "brokerd_breaker_opens", "Breakers that opened.", ["cause", "scope"], registry=registry
+        )
+        self.quota_headroom = Gauge(
+            "brokerd_metaapi_quota_headroom",
+            "What a quota of MetaApi allows beyond what is wanted.",
+            ["token", "quota"],
+            registry=registry,
+        )
         self.socket_opens = Counter(
             "brokerd_stream_socket_opens", "Attempts to open a stream socket.", registry=registry
         )

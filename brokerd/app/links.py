@@ -8,14 +8,15 @@ import httpx
 from brokerd.api.reporting import ForgettingLeases
 from brokerd.api.snapshots import Snapshots
 from brokerd.app.parts import Foundation, Membership
+from brokerd.connector.governor.governor import Governor
 from brokerd.connector.link import Link
 from brokerd.connector.metaapi_rest.client import MetaApiRest
 from brokerd.connector.metaapi_rest.retries import retrying
-from brokerd.connector.ports import LinkPorts
+from brokerd.connector.metaapi_rest.transport import RestPorts
+from brokerd.connector.ports import LinkPorts, StreamPort
 from brokerd.domain import Claim
 from brokerd.ledger.postgres_windows import PostgresWindows
 from brokerd.ledger.writer import Writer
-from brokerd.pool.gate import GatedStream
 from brokerd.pool.manager import Manager
 from brokerd.pool.postgres_leases import PostgresLeases
 from brokerd.pool.slots import SlotPorts
@@ -23,17 +24,25 @@ from brokerd.queue.postgres import PostgresQueue
 
 
 def link_ports(
-    base: Foundation, *, http: httpx.AsyncClient, stream: GatedStream, writer: Writer
+    base: Foundation,
+    *,
+    http: httpx.AsyncClient,
+    governor: Governor,
+    stream: StreamPort,
+    writer: Writer,
 ) -> LinkPorts:
     """Build what every link of the node is made of."""
     settings, clock, metrics = base.settings, base.clock, base.metrics
     return LinkPorts(
         rest=MetaApiRest(
-            http,
-            settings=settings.metaapi,
-            retrying=retrying(settings.metaapi.request_attempts, random=base.random),
-            clock=clock,
-            metrics=metrics,
+            settings.metaapi,
+            ports=RestPorts(
+                http=http,
+                retrying=retrying(settings.metaapi.request_attempts, random=base.random),
+                gate=governor,
+                clock=clock,
+                metrics=metrics,
+            ),
         ),
         stream=stream,
         ledger=writer,

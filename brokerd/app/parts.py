@@ -6,10 +6,11 @@ from random import Random
 
 from brokerd.api.feed import Feed
 from brokerd.api.readiness import Readiness
-from brokerd.api.redis import BestEffort, RedisHints
+from brokerd.api.redis import RedisHints
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
+from brokerd.connector.governor.fleet import Fleet
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import Incarnation
 from brokerd.health.notify import Notifier
@@ -21,6 +22,7 @@ from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import Database
+from brokerd.store.redis import BestEffort
 from brokerd.telemetry import Metrics
 
 
@@ -57,7 +59,7 @@ class Node:
     manager: Manager
     hints: RedisHints | None
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch]
+    upkeep: Sequence[Partitions | FeedWatch | Fleet]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

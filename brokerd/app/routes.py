@@ -1,6 +1,7 @@
 """Builds what the API serves, and what stands between it and the database."""
 
 import asyncio
+from dataclasses import dataclass
 
 from brokerd.api.app import Routes
 from brokerd.api.events import EventRoutes
@@ -13,13 +14,15 @@ from brokerd.api.postgres_reads import postgres_reads
 from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
-from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of
+from brokerd.api.redis import RedisHints, RedisSnapshots
 from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
+from brokerd.connector.governor.governor import Governor
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
+from brokerd.store.redis import namespace_of
 from brokerd.telemetry import Metrics
 
 
@@ -53,19 +56,23 @@ def open_feed(settings: Settings, database: Database, *, metrics: Metrics) -> Fe
     )
 
 
-def build_routes(
-    base: Foundation,
-    *,
-    registry: PostgresRegistry,
-    snapshots: Snapshots,
-    hints: Hints,
-    readiness: Readiness,
-) -> Routes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What the API speaks for; of the governor it shows the metrics."""
+
+    registry: PostgresRegistry
+    snapshots: Snapshots
+    hints: Hints
+    readiness: Readiness
+    governor: Governor
+
+
+def build_routes(base: Foundation, served: Served) -> Routes:
     """Build everything the API answers with."""
 
     def registry_of(database: Database) -> PostgresRegistry:
         if database is base.database:
-            return registry  # whose cached standing forgets what clients changed
+            return served.registry  # whose cached standing forgets what clients changed
         return PostgresRegistry(database, settings=base.settings.queue, clock=base.clock)
 
     reads = postgres_reads(
@@ -77,10 +84,10 @@ def build_routes(
     )
     return Routes(
         links=LinkRoutes(
-            registry=registry,
+            registry=served.registry,
             pages=reads.links,
-            snapshots=snapshots,
-            hints=hints,
+            snapshots=served.snapshots,
+            hints=served.hints,
             clock=base.clock,
             tokens=frozenset(base.settings.metaapi.tokens),
         ),
@@ -89,8 +96,12 @@ def build_routes(
         events=EventRoutes(feed=base.feed, metrics=base.metrics),
         quarantine=QuarantineRoutes(records=PostgresQuarantineReader(base.database)),
         probes=ProbeRoutes(
-            readiness=readiness,
+            readiness=served.readiness,
             metrics=base.metrics.registry,
-            sampled=[*reads.sampled, QuarantineSize(base.database, metrics=base.metrics)],
+            sampled=[
+                *reads.sampled,
+                QuarantineSize(base.database, metrics=base.metrics),
+                served.governor,
+            ],
         ),
     )

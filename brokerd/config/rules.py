@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from brokerd.config.settings import (
     ApiSettings,
+    GovernorSettings,
     LinkSettings,
     MetaApiSettings,
     PoolSettings,
@@ -30,6 +31,15 @@ _MAY_BE_ZERO = frozenset(
         "pool.max_links",
         "queue.max_length",
         "ledger.batch_age_seconds",
+        "governor.user_credits_per_second",
+        "governor.user_credits_per_minute",
+        "governor.user_credits_per_hour",
+        "governor.user_credits_per_six_hours",
+        "governor.server_credits_per_second",
+        "governor.account_credits_per_ten_seconds",
+        "governor.provisioning_requests_per_minute",
+        "governor.fleet_socket_opens_per_second",
+        "governor.item_credits",
         "link.backoff_hold_seconds",
         "redis.snapshot_seconds",
         "api.port",
@@ -49,6 +59,7 @@ def broken_rules(settings: Settings) -> list[str]:
         *_numbers(settings),
         *_node(settings),
         *_metaapi(settings.metaapi),
+        *_governor(settings.governor),
         *_link(settings.link, settings.metaapi),
         *_pool(settings.pool, settings.link),
         *_queue(settings),
@@ -97,6 +108,18 @@ def _is_plain_url(url: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _governor(governor: GovernorSettings) -> Iterator[str]:
+    for name in ("even_share_ratio", "quota_warning_ratio"):
+        ratio = getattr(governor, name)
+        if ratio > 1:
+            yield f"governor.{name}: is {ratio}; it is a part of a whole, so at most 1"
+    yield from _ordered(
+        ("governor.breaker_first_seconds", governor.breaker_first_seconds),
+        ("governor.breaker_longest_seconds", governor.breaker_longest_seconds),
+        why="the wait between probes grows from the first to the longest",
+    )
 
 
 def _link(link: LinkSettings, metaapi: MetaApiSettings) -> Iterator[str]:

@@ -45,6 +45,35 @@ class MetaApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorSettings:
+    """What MetaApi may be asked, of all nodes together; a limit of 0 is not kept.
+
+    MetaApi does not publish its limits; these are the lowest that were seen (metaapi.md 3.2).
+    """
+
+    user_credits_per_second: int = 1_000  # of a token, times its deployed accounts
+    user_credits_per_minute: int = 6_000
+    user_credits_per_hour: int = 18_000
+    user_credits_per_six_hours: int = 43_200
+    server_credits_per_second: int = 2_000  # of a region
+    account_credits_per_ten_seconds: int = 5_000
+    call_credits: int = 50  # what a call costs
+    history_credits: int = 75  # what a page of history costs
+    item_credits: float = 0.65  # and each record on it
+    provisioning_requests_per_minute: int = 600  # of a token; a guess, nothing is known
+    fleet_socket_opens_per_second: int = 25  # each node is bounded by the metaapi section
+    even_share_ratio: float = 0.5  # of each limit goes evenly to the nodes, the rest is drawn from
+    longest_wait_seconds: float = 10.0  # for a turn; whose turn comes later is told so at once
+    breaker_callers: int = 5  # that fail in a row, until nothing is sent to a service any more
+    breaker_first_seconds: float = 1.0  # until it is probed; doubled while that fails
+    breaker_longest_seconds: float = 60.0
+    refused_probe_seconds: float = 900.0  # between probes of a bad token or an empty balance
+    node_count_seconds: float = 5.0  # how old the number of live nodes may be
+    quota_seconds: float = 3_600.0  # between readings of MetaApi's quotas
+    quota_warning_ratio: float = 0.1  # warn when less of a quota is left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSettings:
     """How one link lives (design.md 7)."""
 
@@ -205,6 +234,7 @@ class Settings:
     metaapi: MetaApiSettings
     database: DatabaseSettings
     api: ApiSettings
+    governor: GovernorSettings = field(default_factory=GovernorSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
     provisioning: ProvisioningSettings = field(default_factory=ProvisioningSettings)
     money: MoneySettings = field(default_factory=MoneySettings)

@@ -1,11 +1,13 @@
 """What the governor is told of a call, what callers see of it, and what it needs from the world."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+from brokerd.connector.governor.buckets import Limit
 
 
 class Service(StrEnum):
@@ -13,6 +15,7 @@ class Service(StrEnum):
 
     PROVISIONING = "provisioning"
     CLIENT = "client"
+    STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class Call:
     """One request that is about to be sent: what it is, and who is charged for it.
 
     `method` is its name in metrics. `region` and `account_id` are None where it concerns none.
+    `is_spending` when MetaApi may charge money for it. `caller` is who it is for, where that is no
+    account.
     """
 
     service: Service
@@ -27,6 +32,8 @@ class Call:
     token: str
     region: str | None = None
     account_id: str | None = None
+    is_spending: bool = False
+    caller: str = ""
 
 
 class Passage(Protocol):
@@ -53,11 +60,26 @@ class Gate(Protocol):
         """Return what a service's own clock shows now, as its Date headers told."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Socket:
+    """One socket of the stream, whatever becomes of its connections."""
+
+    token: str
+    region: str
+    name: str
+
+
 class SocketGate(Protocol):
     """The one way out for the stream."""
 
-    async def socket_turn(self, region: str) -> None:
-        """Wait until one more socket may be opened, by the node's and by the fleet's pace."""
+    async def socket_turn(self, socket: Socket) -> None:
+        """Wait until the socket may be opened, by the pace of node and fleet.
+
+        Asked again before anything lived on its region's sockets, the last attempt failed.
+        """
+
+    def note_life(self, *, token: str, region: str) -> None:
+        """Note that a terminal spoke on a socket of the region."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,47 +92,52 @@ class Demand:
     example_account_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
-    """The fleet: how many nodes live and share a budget, and what is wanted of MetaApi."""
+class Census(Protocol):
+    """Counts the fleet. Both raise `StoreUnavailable`."""
 
-    live_nodes: int
-    demands: Sequence[Demand]
+    async def live_nodes(self) -> int:
+        """Count the nodes that are not closed and run links."""
 
-
-class CensusTaker(Protocol):
-    """Counts the fleet. Raises `StoreUnavailable`."""
-
-    async def take(self) -> Census:
-        """Count nodes that are not closed, and accounts that are not stopped or deleted."""
+    async def demands(self) -> Sequence[Demand]:
+        """Count the accounts that are neither stopped nor deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PotWindow:
-    """One shared window: its name, how long it is, and what it holds."""
+class Drawn:
+    """The pot's answer: drawn (`wait_seconds` 0) or to be asked again after the wait.
+
+    `slices` says where it was noted, by the limit's period.
+    """
 
     name: str
-    period_seconds: float
-    limit: float
+    wait_seconds: float
+    slices: Mapping[float, int]
 
 
 class Pot(Protocol):
     """The part of every budget that all nodes draw from. It may be lost at any time."""
 
-    async def draw(self, needs: Mapping[PotWindow, float]) -> float | None:
-        """Draw from all windows or from none: 0.0 when drawn, else the seconds to wait.
+    async def draw(self, name: str, *, limits: Sequence[Limit], cost: int) -> Drawn | None:
+        """Draw the cost under all limits or under none; None when the pot is away."""
 
-        None when the pot is away.
-        """
-
-    async def give_back(self, amounts: Mapping[PotWindow, float]) -> None:
+    async def give_back(self, drawn: Drawn, *, units: int) -> None:
         """Put back what was drawn and not used; may be lost."""
 
-    async def may_probe(self, name: str, *, every_seconds: float) -> float | None:
+    async def take_probe(self, name: str, *, every_seconds: float) -> float | None:
         """Take the fleet's one probe of an interval: 0.0 when taken, else the seconds to wait.
 
         None when the pot is away.
         """
 
     async def forget_probe(self, name: str) -> None:
-        """Let others probe at once: the cause is gone."""
+        """Let others probe at once: the cause is gone. May be lost."""
+
+
+class Turns(Protocol):
+    """The node's own pace."""
+
+    async def turn(self) -> None:
+        """Wait for the next turn; cancelling leaves the line."""
+
+
+Sleep = Callable[[float], Awaitable[None]]

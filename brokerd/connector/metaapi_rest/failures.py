@@ -22,6 +22,7 @@ from brokerd.errors import (
     RemoteUnavailable,
     Synchronizing,
     Throttled,
+    TopUpRequired,
     Transient,
     Unauthorized,
 )
@@ -37,10 +38,16 @@ _SERVER_FAILED = 500
 _TOO_MANY = 429
 _SERVER_SLOW = frozenset({408, 425})
 _REFUSED = 400
+_UNPAID = frozenset({400, 403})
+_MONEY = re.compile(
+    r"top[- ]?up|insufficient (balance|funds)|balance is (insufficient|exhausted)", re.IGNORECASE
+)
+"""What a refusal says that is about money: neither its status nor its text is settled."""
+_TOP_UP = "; top up the MetaApi balance"
 _REFUSALS: Mapping[int, tuple[type[BrokerdError], str]] = {
     401: (Unauthorized, "; put a valid API token under that name"),
-    402: (Forbidden, "; top up the MetaApi balance"),
-    403: (Forbidden, "; check the token's rights and the MetaApi balance"),
+    402: (TopUpRequired, _TOP_UP),
+    403: (Forbidden, "; check the token's rights"),
     404: (NotFound, "; check the account id, its region, and whose token it is"),
     409: (Transient, ""),
 }
@@ -48,12 +55,15 @@ _REFUSALS: Mapping[int, tuple[type[BrokerdError], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer as it came. `headers` do not care for case; `received_at` is our own clock."""
+    """One answer as it came. `headers` do not care for case.
+
+    `answered_at` is what MetaApi's own clock showed, as far as we know it.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    received_at: datetime
+    answered_at: datetime
 
 
 class _ErrorBody(msgspec.Struct):
@@ -75,6 +85,8 @@ def failure(answer: Answer, *, call: str) -> BrokerdError:
         return _throttled(answer, body, said)
     if answer.status in _SERVER_SLOW:
         return RemoteUnavailable(said, retry_after_seconds=_hint(answer, body))
+    if answer.status in _UNPAID and _MONEY.search(_text(body.message)):
+        return TopUpRequired(f"{said}{_TOP_UP}")
     if answer.status >= _REFUSED:
         kind, advice = _REFUSALS.get(answer.status, (InvalidRequest, ""))
         return kind(f"{said}{advice}")
@@ -105,7 +117,7 @@ def _hint(answer: Answer, body: _ErrorBody) -> float | None:
     return hinted_seconds(
         answer.headers,
         recommended=recommended if isinstance(recommended, str) else None,
-        now=answer.received_at,
+        now=answer.answered_at,
     )
 
 
