@@ -21,7 +21,7 @@ from brokerd.connector.provisioning.ports import (
     Sealed,
     Standing,
 )
-from brokerd.domain import AccountId, Desired, Fence, MetaApiRef, UserId
+from brokerd.domain import AccountId, Fence, UserId
 from brokerd.errors import Fenced
 from brokerd.store.memory import HeadRow, MemoryState
 
@@ -315,12 +315,3 @@ class MemorySpend:
                 before = found.get(row.charge, Spent())
                 found[row.charge] = Spent(attempts=before.attempts + 1, usd=before.usd + row.usd)
         return found
-
-    async def deployed_accounts(self) -> int:
-        """Count the accounts that should be deployed now."""
-        return sum(
-            row.deleted_at is None
-            and row.spec.desired is not Desired.STOPPED
-            and (isinstance(row.spec.metaapi, MetaApiRef) or row.created_id is not None)
-            for row in self._money.state.accounts.values()
-        )

@@ -186,9 +186,6 @@ class SpendReader(Protocol):
     async def charges(self, *, window_seconds: float) -> Mapping[Charge, Spent]:
         """Return what was spent in the window by what it was for."""
 
-    async def deployed_accounts(self) -> int:
-        """Count the accounts that should be deployed now, and so cost by the hour."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAccount:
@@ -224,9 +221,6 @@ class ProvisioningPort(Protocol):
     Only what may be sent twice without harm is ever sent again by itself.
     """
 
-    async def account(self, remote: MetaApiRef) -> RemoteAccount:
-        """Read one account; raises `NotFound`."""
-
     async def accounts(
         self, token: str, *, login: str | None = None, states: Sequence[str] = ()
     ) -> Sequence[RemoteAccount]:
@@ -237,7 +231,7 @@ class ProvisioningPort(Protocol):
     ) -> Created | Pending:
         """Create an account, once per transaction however often it is asked."""
 
-    async def update(self, remote: MetaApiRef, *, name: str, password: Secret) -> None:
+    async def update(self, remote: MetaApiRef, *, password: Secret) -> None:
         """Give the account another password; MetaApi uses it from the next deployment on."""
 
     async def deploy(self, remote: MetaApiRef) -> None:

@@ -155,11 +155,6 @@ class PostgresSpend:
             rows = (await connection.execute(statements.CHARGES, values)).all()
         return {Charge(row.charge): Spent(attempts=row.attempts, usd=row.usd) for row in rows}
 
-    async def deployed_accounts(self) -> int:
-        """Count the accounts that should be deployed now."""
-        async with self._database.statement() as connection:
-            return int((await connection.execute(statements.DEPLOYED)).scalar_one())
-
 
 def _refused(opened: _Opened, call: Call, limits: Sequence[Limit]) -> Fenced | BudgetExhausted:
     """Return why no intent was opened."""

@@ -176,9 +176,3 @@ CHARGES = sa.text("""
 SELECT charge, count(*) AS attempts, sum(usd) AS usd FROM brokerd.spend
 WHERE at > clock_timestamp() - make_interval(secs => :window_seconds) GROUP BY charge
 """)
-
-DEPLOYED = sa.text("""
-SELECT count(*) FROM brokerd.accounts
-WHERE deleted_at IS NULL AND desired <> 'stopped'
-  AND coalesce(metaapi_account_id, created_account_id) IS NOT NULL
-""")
