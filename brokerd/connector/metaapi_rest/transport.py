@@ -140,10 +140,10 @@ class Transport:
     async def _attempt(
         self, request: Request, read: Callable[[Answer], T], count: Callable[[T], int] | None
     ) -> T:
-        headers = self._headers(request)
+        self._check_token(request)
         async with self._ports.gate.passing(request.governed) as passage:
             with self._measured(request.method):
-                result = _read(await self._send(request, headers, passage), request, read)
+                result = _read(await self._send(request, passage), request, read)
             if count is not None:
                 passage.note_items(count(result))
             return result
@@ -163,13 +163,16 @@ class Transport:
             metrics.request_seconds.labels(method=method).observe(seconds)
             metrics.requests.labels(method=method, outcome=outcome).inc()
 
-    async def _send(self, request: Request, headers: Mapping[str, str], passage: Passage) -> Answer:
+    async def _send(self, request: Request, passage: Passage) -> Answer:
         seconds = self._settings.request_timeout_seconds
         sent_at = self._ports.clock.now()
         try:
             async with asyncio.timeout(seconds):  # httpx bounds each step, a trickle has many
                 response = await self._ports.http.request(
-                    request.verb, request.url, headers=headers, content=request.content
+                    request.verb,
+                    request.url,
+                    headers=self._headers(request),
+                    content=request.content,
                 )
         except (TimeoutError, httpx.TimeoutException):
             problem = f"{request.call} failed: no answer within {seconds:g} s"
@@ -197,7 +200,8 @@ class Transport:
             raise failure(self._blotted(answer, request), call=request.call)
         return answer
 
-    def _headers(self, request: Request) -> dict[str, str]:
+    def _check_token(self, request: Request) -> None:
+        """Raise `Unauthorized` for a token that cannot be sent; MetaApi did not refuse it."""
         secret = self._settings.tokens.get(request.token)
         if secret is None:
             raise Unauthorized(
@@ -207,7 +211,9 @@ class Transport:
             raise Unauthorized(
                 f"{request.call} failed: token {request.token!r} is not one word; correct its file"
             )
-        return {"auth-token": secret.reveal(), **request.headers}
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        return {"auth-token": self._settings.tokens[request.token].reveal(), **request.headers}
 
     def _blotted(self, answer: Answer, request: Request) -> Answer:
         body = answer.body

@@ -16,6 +16,7 @@ from brokerd.errors import (
     RemoteUnavailable,
     Synchronizing,
     Throttled,
+    TopUpRequired,
     Transient,
     Unauthorized,
 )
@@ -34,7 +35,7 @@ def failed(status: int, body: object, **headers: str) -> BrokerdError:
     """Return the error of an answer; a body that is not bytes is sent as JSON."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = httpx.Headers({key.replace("_", "-"): value for key, value in headers.items()})
-    answer = Answer(status=status, headers=named, body=sent, received_at=NOW)
+    answer = Answer(status=status, headers=named, body=sent, answered_at=NOW)
     return failure(answer, call=CALL)
 
 
@@ -49,7 +50,7 @@ def body_of(error: str, message: str = "Something failed", **more: object) -> di
         pytest.param(400, body_of("ValidationError"), InvalidRequest, id="400"),
         pytest.param(400, body_of("QuotaExceededError"), InvalidRequest, id="400_quota"),
         pytest.param(401, body_of("UnauthorizedError"), Unauthorized, id="401"),
-        pytest.param(402, body_of("PaymentRequired"), Forbidden, id="402"),
+        pytest.param(402, body_of("PaymentRequired"), TopUpRequired, id="402"),
         pytest.param(403, body_of("ForbiddenError"), Forbidden, id="403"),
         pytest.param(404, body_of("NotFoundError"), NotFound, id="404"),
         pytest.param(405, body_of("MethodNotAllowed"), InvalidRequest, id="405"),
