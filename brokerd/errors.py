@@ -3,7 +3,10 @@
 BrokerdError
 ├── Transient             try again later; backoff or the hint decides when
 │   ├── LinkLost              the session ended or went silent
+│   │   └── StreamDeaf            the stream beats, but pulls bring what it should have
 │   ├── TimedOut              a bounded wait passed its deadline
+│   │   ├── ConnectTimeout        no terminal answered
+│   │   └── SyncStalled           a synchronization made no progress
 │   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
@@ -56,9 +59,13 @@ from brokerd.domain import UserAction
 
 
 class BrokerdError(Exception):
-    """Base of everything raised on purpose; `code` is stable and shown by API, logs and metrics."""
+    """Base of everything raised on purpose; `code` is stable and shown by API, logs and metrics.
+
+    `user_action` is what a human must do about it.
+    """
 
     code: ClassVar[str] = "internal"
+    user_action: UserAction = UserAction.NONE
 
 
 class Transient(BrokerdError):
@@ -73,10 +80,28 @@ class LinkLost(Transient):
     code = "link_lost"
 
 
+class StreamDeaf(LinkLost):
+    """The stream beats, but only pulls bring the deals it should have brought."""
+
+    code = "stream_deaf"
+
+
 class TimedOut(Transient):
     """A bounded wait passed its deadline."""
 
     code = "timed_out"
+
+
+class ConnectTimeout(TimedOut):
+    """No terminal of the account answered in time."""
+
+    code = "connect_timeout"
+
+
+class SyncStalled(TimedOut):
+    """A synchronization made no progress for too long."""
+
+    code = "sync_stalled"
 
 
 class NotConnected(Transient):
@@ -177,12 +202,11 @@ class StoreUnavailable(Transient):
 class Rejected(BrokerdError):
     """A refusal that repeating cannot change.
 
-    `user_action` is what a human must do about it; `retry_after_seconds` is when looking again
-    makes sense, None where the one who asked decides.
+    `retry_after_seconds` is when looking again makes sense, None where the one who asked decides.
     """
 
     code = "rejected"
-    user_action: ClassVar[UserAction] = UserAction.CONTACT_OPERATOR
+    user_action = UserAction.CONTACT_OPERATOR
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -262,6 +286,7 @@ class AuthSuspected(Rejected):
     """
 
     code = "auth_suspect"
+    user_action = UserAction.NONE
 
 
 class AuthFailed(Rejected):

@@ -12,6 +12,9 @@ from structlog.tracebacks import ExceptionDictTransformer
 from brokerd.domain import BadReason, Phase, Source
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_DETECTION_BUCKETS = (0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 300.0, 600.0)
+DETECTION_SIGNALS = ("interruption", "silence", "decision", "gap", "deaf")
+"""How a fault of a session is noticed."""
 FEED_HOLDERS = ("brokerd", "other", "prepared")
 """Whose open transactions may keep the feed waiting."""
 _NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
@@ -94,6 +97,15 @@ class Metrics:
         self.reconnects = Counter(
             "brokerd_link_reconnects", "Sessions that came back and were pulled.", registry=registry
         )
+        self.link_detection = Histogram(
+            "brokerd_link_detection_seconds",
+            "From the first sign of a fault to what was made of it.",
+            ["signal"],
+            registry=registry,
+            buckets=_DETECTION_BUCKETS,
+        )
+        for signal in DETECTION_SIGNALS:
+            self.link_detection.labels(signal=signal)
         self.slots = Gauge("brokerd_pool_slots", "pool.max_links.", registry=registry)
         self.slots_in_use = Gauge("brokerd_pool_slots_in_use", "Slots taken.", registry=registry)
         self.queue_length = Gauge(

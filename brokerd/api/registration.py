@@ -9,11 +9,14 @@ them does not exist. Backoff survives a change that does not touch what failed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from brokerd.domain import AccountId, Backoff, Desired, LinkId, LinkSpec, Phase, Priority
 from brokerd.errors import Conflict, StaleVersion
 from brokerd.queue.deadlines import deadline_for
+
+LONGEST_BACKOFF = timedelta(days=1)
+"""A link whose next attempt is further away waits for its client, not for a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +160,9 @@ def _replaced(
     is_redialled = put.spec.metaapi != named.spec.metaapi
     waiting = before
     if put.spec.desired is not named.spec.desired:
-        waiting = replace(fresh, not_before=before.not_before, backoff=before.backoff)
+        waiting = replace(
+            fresh, not_before=_passing(before, now=fresh.queued_at), backoff=before.backoff
+        )
     elif put.spec.priority is not named.spec.priority:
         deadline = deadline_for(
             before.queued_at, priority=put.spec.priority, patience_seconds=patience_seconds
@@ -176,6 +181,13 @@ def _replaced(
         waiting=waiting,
         entered=_resting_phase(put.spec) if rests_anew else None,
     )
+
+
+def _passing(waiting: Waiting, *, now: datetime) -> datetime | None:
+    """Return until when a backoff lasts; one that no time ends is over when its client says so."""
+    if waiting.not_before is None or waiting.not_before - now > LONGEST_BACKOFF:
+        return None
+    return waiting.not_before
 
 
 def _resting_phase(spec: LinkSpec) -> Phase:

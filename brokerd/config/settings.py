@@ -80,7 +80,9 @@ class LinkSettings:
     connect_timeout_seconds: float = 60.0
     verify_timeout_seconds: float = 15.0
     sync_stall_seconds: float = 120.0  # a sync without progress for so long has failed
-    silence_seconds: float = 60.0  # no packet at all, not even a heartbeat
+    suspect_seconds: float = 20.0  # silent for so long, a stream that beats faster is suspect
+    silence_seconds: float = 60.0  # silent for so long, every stream is; MetaApi's own limit
+    probe_seconds: float = 4.0  # one look over REST at a suspect; with it 25 s decide
     stream_overlap_seconds: float = 60.0  # what the SDK is asked to replay
     reconnect_overlap_seconds: float = 900.0  # what a pull after a reconnect reads again
     rolling_overlap_seconds: float = 259_200.0  # 72 h: late and edited deals

@@ -2,7 +2,7 @@
 
 from brokerd.connector.ports import AccountInformation, RemoteAccount
 from brokerd.domain import Claim, Identity, MetaApiRef
-from brokerd.errors import IdentityMismatch, NotDeployed
+from brokerd.errors import IdentityMismatch
 
 DEPLOYED = "DEPLOYED"
 DEPLOYING = "DEPLOYING"
@@ -15,15 +15,6 @@ def remote_of(claim: Claim) -> MetaApiRef:
         return place
     assert claim.created_id is not None, f"{claim.link_id} has no MetaApi account yet"
     return MetaApiRef(token=place.token, account_id=claim.created_id, region=place.region)
-
-
-def check_deployed(remote: RemoteAccount) -> None:
-    """Raise `NotDeployed`, saying what to do, unless the account is deployed or about to be."""
-    if remote.state not in (DEPLOYED, DEPLOYING):
-        raise NotDeployed(
-            f"MetaApi account {remote.account_id} is {remote.state}; deploy it in MetaApi, "
-            "brokerd looks again by itself"
-        )
 
 
 def check_registered(identity: Identity, remote: RemoteAccount) -> None:

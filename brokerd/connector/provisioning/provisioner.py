@@ -7,7 +7,8 @@ here: whoever runs the link next takes up the intent and buys nothing twice.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
 
@@ -15,7 +16,7 @@ import structlog
 
 from brokerd.config.settings import ProvisioningSettings, Secret
 from brokerd.connector import identity
-from brokerd.connector.ports import RemoteAccount, RestPort
+from brokerd.connector.ports import Provisioned, RemoteAccount, RestPort, Working
 from brokerd.connector.provisioning.budgets import Limit
 from brokerd.connector.provisioning.outcome import Judge, Refused
 from brokerd.connector.provisioning.plan import (
@@ -60,6 +61,13 @@ from brokerd.telemetry import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+_REASONS = {
+    IntentKind.CREATE: "Creating",
+    IntentKind.UPDATE: "UpdatingCredentials",
+    IntentKind.DEPLOY: "Deploying",
+    IntentKind.UNDEPLOY: "Undeploying",
+    IntentKind.DELETE: "Removing",
+}
 _WITH_PASSWORD = frozenset({IntentKind.CREATE, IntentKind.UPDATE})
 
 
@@ -73,60 +81,70 @@ class ProvisionPorts:
     vault: Vault
     transitions: Transitions
     judge: Judge
-    limits: tuple[Limit, ...]
+    limits: Sequence[Limit]
     settings: ProvisioningSettings
     random: Random
     metrics: Metrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provisioned:
-    """An account that is deployed, and where it is."""
-
-    remote: MetaApiRef
-    account: RemoteAccount
-
-
 class Provisioner:
-    """Serves one link; every method raises `Transient`, `Rejected` or `Fenced`."""
+    """`Provisioning` for all links of a node."""
 
-    def __init__(self, claim: Claim, *, ports: ProvisionPorts) -> None:
+    def __init__(self, ports: ProvisionPorts) -> None:
+        self._ports = ports
+
+    async def deployed(self, claim: Claim, *, working: Working) -> Provisioned:
+        """Return once the account is deployed: at once if it is, else after minutes."""
+        return await _Journey(claim, working=working, ports=self._ports).deployed()
+
+    async def restarted(self, claim: Claim, *, working: Working) -> Provisioned:
+        """Undeploy and deploy."""
+        journey = _Journey(claim, working=working, ports=self._ports)
+        await journey.leave()
+        return await journey.deployed()
+
+    async def put_away(self, claim: Claim, goal: Goal, *, working: Working) -> None:
+        """Return once the account is undeployed, or removed."""
+        await _Journey(claim, working=working, ports=self._ports).reach(goal)
+
+
+class _Journey:
+    """One account on its way to one goal."""
+
+    def __init__(self, claim: Claim, *, working: Working, ports: ProvisionPorts) -> None:
         self._claim = claim
+        self._working = working
         self._ports = ports
         self._place = claim.spec.metaapi
         self._called: set[IntentKind] = set()
 
     async def deployed(self) -> Provisioned:
-        """Return the account once it is deployed, whatever that takes; bounded by a timeout."""
-        account = await self._reach(Goal.DEPLOYED)
+        """Reach a deployed account."""
+        account = await self.reach(Goal.DEPLOYED)
         assert account is not None
-        return Provisioned(remote=self._ref(account.account_id), account=account)
+        if isinstance(self._place, MetaApiRef):
+            return Provisioned(claim=self._claim, account=account)
+        claim = replace(self._claim, created_id=account.account_id)
+        return Provisioned(claim=claim, account=account)
 
-    async def restarted(self) -> Provisioned:
-        """Undeploy and deploy: the one question that tells whether the broker still lets us in.
+    async def leave(self) -> None:
+        """Undeploy an account that is deployed, if it may be deployed again."""
+        now = await self._look(Goal.DEPLOYED)
+        if plan(now, settings=self._ports.settings) is Step.DONE:
+            await self._working(_REASONS[IntentKind.UNDEPLOY])
+            await self._act(IntentKind.UNDEPLOY, now)
 
-        It costs a deployment; whether it is worth that the caller decides.
-        """
-        situation = await self._look(Goal.DEPLOYED)
-        is_up = plan(situation, settings=self._ports.settings) is Step.DONE
-        if is_up:
-            await self._act(IntentKind.UNDEPLOY, situation)
-        return await self.deployed()
-
-    async def put_away(self, goal: Goal) -> None:
-        """Return once the account is undeployed, or removed."""
-        await self._reach(goal)
-
-    async def _reach(self, goal: Goal) -> RemoteAccount | None:
+    async def reach(self, goal: Goal) -> RemoteAccount | None:
+        """Return the account once it is where it should be; None when it is gone."""
         seconds = self._ports.settings.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    situation = await self._look(goal)
-                    decision = plan(situation, settings=self._ports.settings)
+                    now = await self._look(goal)
+                    decision = plan(now, settings=self._ports.settings)
                     if decision is Step.DONE:
-                        return situation.remote
-                    await self._carry_out(decision, situation)
+                        return now.remote
+                    await self._carry_out(decision, now)
         except TimeoutError:
             problem = f"the MetaApi account of {self._claim.link_id} is not {goal} in {seconds:g} s"
             raise ProvisionTimeout(problem) from None
@@ -177,6 +195,7 @@ class Provisioner:
                     self._ports.metrics.credential_cache_hits.inc()
                 raise failure
             case Act(kind=kind):
+                await self._working(_REASONS[kind])
                 await self._act(kind, now)
             case Adopt(account_id=account_id) if intent is not None:
                 await self._close(intent, judge.done(intent, created_id=account_id))
@@ -185,6 +204,7 @@ class Provisioner:
                 await self._ports.intents.adopt(self._claim.fence, account_id)
             case Step.WAIT:
                 assert now.remote is not None
+                await self._working(now.remote.state.capitalize())
                 await self._ports.transitions.passed(self._ref(now.remote.account_id))
             case Step.SETTLE:
                 assert intent is not None
