@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from brokerd.connector.provisioning.budgets import BudgetName
+from brokerd.connector.provisioning.ports import Charge
 from brokerd.domain import (
     BadReason,
     Phase,
@@ -95,6 +97,60 @@ class PutBody(_Body):
     spec: SpecBody
 
 
+class CredentialsBody(_Body):
+    """The body of PUT /v1/links/{id}/credentials; it is never shown again."""
+
+    password: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class CredentialVersionBody(_Body):
+    """Which of a link's passwords the newest one is; 0 when none was submitted."""
+
+    credential_version: int
+
+
+class BudgetBody(_Body):
+    """What may be spent within a sliding window, and what was; of links and users, the most."""
+
+    name: BudgetName
+    window_seconds: float
+    attempts: int
+    max_attempts: int
+    usd: Amount
+    max_usd: Amount
+    remaining_usd: Amount
+
+
+class ChargeBody(_Body):
+    """What was spent on one kind of charge in the last thirty days."""
+
+    kind: Charge
+    attempts: int
+    usd: Amount
+
+
+class PricesBody(_Body):
+    """What MetaApi charges, as configured, in US dollars."""
+
+    add: Amount
+    deployment: Amount
+    failed_attempt: Amount
+    deployed_hour: Amount
+
+
+class BudgetsBody(_Body):
+    """What MetaApi was paid and may be paid; `hostingUsdPerDay` is what deployed accounts cost.
+
+    A call whose end is not known yet counts as `reserved`, with the worst it may cost.
+    """
+
+    budgets: list[BudgetBody]
+    charges: list[ChargeBody]
+    prices: PricesBody
+    deployed_accounts: int
+    hosting_usd_per_day: Amount
+
+
 class MetadataBody(_Body):
     """What brokerd keeps about a spec; `resourceVersion` is what If-Match compares."""
 
@@ -146,6 +202,8 @@ class StatusBody(_Body):
     queue: QueueBody | None
     sync: SyncBody
     user_action: UserAction
+    metaapi_account_id: str | None
+    credential_version: int
     conditions: list[ConditionBody]
 
 

@@ -55,7 +55,7 @@ class Limits:
 
     tokens: Collection[str]
     now: datetime
-    can_create: bool = True
+    can_create: bool
 
 
 def read_spec(raw: bytes, *, limits: Limits) -> LinkSpec:

@@ -15,13 +15,14 @@ from brokerd.connector.provisioning.ports import (
     CredentialState,
     Intent,
     IntentKind,
+    KeptPassword,
     KnownCredentials,
     Outcome,
     Refusal,
     Sealed,
     Standing,
 )
-from brokerd.domain import AccountId, Fence, UserId
+from brokerd.domain import AccountId, Fence, LinkId, UserId
 from brokerd.errors import Fenced
 from brokerd.store.memory import HeadRow, MemoryState
 
@@ -78,6 +79,56 @@ class MemoryMoney:
     intents: dict[int, IntentRow] = field(default_factory=dict)
     spend: dict[int, SpendRow] = field(default_factory=dict)
 
+    def submit(self, account_id: AccountId, *, digest: str, sealed: Sealed) -> None:
+        """Keep a newer password; older ones are erased unless an open call needs them."""
+        account = self.state.accounts[account_id]
+        version = account.credential_version + 1
+        self.state.accounts[account_id] = replace(account, credential_version=version)
+        self.credentials[account_id, version] = CredentialRow(digest=digest, sealed=sealed)
+        open_row = self.open_intent(account_id)
+        needed = None if open_row is None else open_row.intent.credential_version
+        for (owner, older), row in list(self.credentials.items()):
+            if owner == account_id and older < version and older != needed:
+                self.credentials[owner, older] = replace(row, sealed=None)
+
+    def kept(self, account_id: AccountId, version: int) -> KeptPassword | None:
+        """Return what is known of a password."""
+        row = self.credentials.get((account_id, version))
+        if row is None:
+            return None
+        refused = (
+            each
+            for each in self.intents.values()
+            if each.account_id == account_id
+            and each.intent.credential_version == version
+            and each.intent.kind in CHARGEABLE
+            and each.code not in {"", DONE, ABANDONED}
+        )
+        return KeptPassword(
+            digest=row.digest,
+            state=row.state,
+            is_sealed=row.sealed is not None,
+            was_refused=any(refused),
+        )
+
+    def open_intent(self, account_id: AccountId) -> IntentRow | None:
+        """Return the account's open intent."""
+        rows = self.intents.values()
+        return next(
+            (row for row in rows if row.account_id == account_id and row.closed_at is None), None
+        )
+
+    def erase(self, account_id: AccountId) -> None:
+        """Erase the passwords of an account that nothing will ask for any more."""
+        for (owner, version), row in list(self.credentials.items()):
+            if owner == account_id:
+                self.credentials[owner, version] = replace(row, sealed=None)
+
+    def forget_auth(self, account_id: AccountId) -> None:
+        """Forget what the broker said: it is about another account at MetaApi, or password."""
+        row = self.auths.get(account_id, AuthRow())
+        self.auths[account_id] = replace(row, auth=Auth.OK, at=None)
+
     def is_known_bad(self, digests: Iterable[str]) -> bool:
         """Say whether a broker refused one of them, not too long ago."""
         now = self.state.clock.now()
@@ -114,7 +165,7 @@ class MemoryIntents:
         """Read what is known of an account's life at MetaApi."""
         account = self._state.accounts[account_id]
         auth = self._money.auths.get(account_id, AuthRow())
-        open_row = self._open(account_id)
+        open_row = self._money.open_intent(account_id)
         return Standing(
             now=self._state.clock.now(),
             created_id=account.created_id,
@@ -131,7 +182,7 @@ class MemoryIntents:
     async def open(self, fence: Fence, call: Call, *, limits: Sequence[Limit]) -> Intent:
         """Commit the intent and its reserve."""
         self._require_held(fence)
-        if self._open(fence.account_id) is not None:
+        if self._money.open_intent(fence.account_id) is not None:
             raise Fenced("another intent of the account is open")
         now, account = self._state.clock.now(), self._state.accounts[fence.account_id]
         if call.reserve_usd is not None:
@@ -184,12 +235,6 @@ class MemoryIntents:
         return None if row is None else row.sealed
 
     # Reading.
-
-    def _open(self, account_id: AccountId) -> IntentRow | None:
-        rows = self._money.intents.values()
-        return next(
-            (row for row in rows if row.account_id == account_id and row.closed_at is None), None
-        )
 
     def _closed(self, account_id: AccountId) -> Sequence[IntentRow]:
         rows = self._money.intents.values()
@@ -305,6 +350,19 @@ class MemorySpend:
                 usd=max(spent.usd for spent in each),
             )
         return found
+
+    async def spent_by(
+        self, link_id: LinkId, limits: Sequence[Limit]
+    ) -> Mapping[BudgetName, Spent]:
+        """Return by budget what was spent in its window of what one link may spend."""
+        rows = self._money.state.accounts.values()
+        account = next(row for row in rows if row.link_id == link_id and row.deleted_at is None)
+        return {
+            limit.name: self._money.spent(
+                limit, account_id=account.account_id, user_id=account.spec.user_id
+            )
+            for limit in limits
+        }
 
     async def charges(self, *, window_seconds: float) -> Mapping[Charge, Spent]:
         """Return what was spent in the window by what it was for."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from brokerd.config.settings import Secret
 from brokerd.connector.ports import RemoteAccount
 from brokerd.connector.provisioning.budgets import BudgetName, Limit, Spent
-from brokerd.domain import AccountId, Fence, MetaApiRef, Platform
+from brokerd.domain import AccountId, Fence, LinkId, MetaApiRef, Platform
 
 
 class IntentKind(StrEnum):
@@ -76,6 +76,16 @@ class KnownCredentials:
     version: int
     state: CredentialState
     is_known_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPassword:
+    """What is known of a submitted password; `was_refused`: MetaApi did not take it, ever."""
+
+    digest: str
+    state: CredentialState
+    is_sealed: bool
+    was_refused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +192,11 @@ class SpendReader(Protocol):
 
     async def spent(self, limits: Sequence[Limit]) -> Mapping[BudgetName, Spent]:
         """Return by budget what was spent in its window; of links and users, the most of any."""
+
+    async def spent_by(
+        self, link_id: LinkId, limits: Sequence[Limit]
+    ) -> Mapping[BudgetName, Spent]:
+        """Return by budget what was spent in its window of what one link may spend."""
 
     async def charges(self, *, window_seconds: float) -> Mapping[Charge, Spent]:
         """Return what was spent in the window by what it was for."""

@@ -22,7 +22,7 @@ from brokerd.connector.provisioning.ports import (
     Sealed,
     Standing,
 )
-from brokerd.domain import AccountId, Fence
+from brokerd.domain import AccountId, Fence, LinkId
 from brokerd.errors import BudgetExhausted, Fenced
 from brokerd.store.engine import Database
 from brokerd.store.locked import run_behind
@@ -148,6 +148,16 @@ class PostgresSpend:
             rows = (await connection.execute(statements.SPENT, _windows(limits))).all()
         return {BudgetName(row.name): Spent(attempts=row.attempts, usd=row.usd) for row in rows}
 
+    async def spent_by(
+        self, link_id: LinkId, limits: Sequence[Limit]
+    ) -> Mapping[BudgetName, Spent]:
+        """Return by budget what was spent in its window of what one link may spend."""
+        values = {**_windows(limits), "link_id": link_id, "reserve": 0}
+        statement = statements.SPENT_BY.as_string()
+        async with self._database.statement() as connection:
+            row = (await connection.exec_driver_sql(statement, values)).one()
+        return _spent(row.attempts, row.usd, row.frees_seconds)
+
     async def charges(self, *, window_seconds: float) -> Mapping[Charge, Spent]:
         """Return what was spent in the window by what it was for."""
         values = {"window_seconds": window_seconds}
@@ -160,15 +170,21 @@ def _refused(opened: _Opened, call: Call, limits: Sequence[Limit]) -> Fenced | B
     """Return why no intent was opened."""
     if not opened.is_held or opened.is_busy:
         return Fenced("the lease is no longer ours, or another intent of the account is open")
-    spent = {
-        name: Spent(attempts=attempts, usd=usd, frees_seconds=frees_seconds)
-        for name, attempts, usd, frees_seconds in zip(
-            BudgetName, opened.attempts, opened.usd, opened.frees_seconds, strict=True
-        )
-    }
+    spent = _spent(opened.attempts, opened.usd, opened.frees_seconds)
     refusal = refusal_of(limits, spent, cost_usd=call.reserve_usd or Decimal(0))
     assert refusal is not None, f"refused within every budget: {spent}"
     return refusal
+
+
+def _spent(
+    attempts: Sequence[int], usd: Sequence[Decimal], frees_seconds: Sequence[float | None]
+) -> Mapping[BudgetName, Spent]:
+    return {
+        name: Spent(attempts=count, usd=dollars, frees_seconds=seconds)
+        for name, count, dollars, seconds in zip(
+            BudgetName, attempts, usd, frees_seconds, strict=True
+        )
+    }
 
 
 def _limits(limits: Sequence[Limit]) -> dict[str, object]:

@@ -27,14 +27,8 @@ LEFT JOIN LATERAL (
 WHERE a.account_id = :account_id
 """)
 
-# Behind the lock its snapshot holds every intent that was opened before, so the sums are exact.
-OPEN = sql.SQL("""
-WITH mine AS MATERIALIZED (
-  SELECT a.account_id, a.user_id
-  FROM brokerd.leases AS lease JOIN brokerd.accounts AS a USING (account_id)
-  WHERE lease.account_id = %(account_id)s AND owner = %(owner)s AND epoch = %(epoch)s
-  FOR SHARE OF lease
-), asked AS MATERIALIZED (
+_SUMS = sql.SQL("""
+asked AS MATERIALIZED (
   SELECT %(reserve)s::numeric AS reserve, clock_timestamp() AS now,
     clock_timestamp() - make_interval(secs => %(link_seconds)s) AS link_since,
     clock_timestamp() - make_interval(secs => %(user_seconds)s) AS user_since,
@@ -54,7 +48,26 @@ WITH mine AS MATERIALIZED (
     ARRAY[min(at) FILTER (WHERE is_link), min(at) FILTER (WHERE is_user),
       min(at) FILTER (WHERE is_day), min(at)] AS oldest
   FROM recent
-), busy AS MATERIALIZED (
+)
+""")
+"""What was spent in the windows of `mine`: by its link, by its user, and by everybody."""
+
+_FREES = sql.SQL("""
+  ARRAY[
+    extract(epoch FROM oldest[1] - link_since)::float8,
+    extract(epoch FROM oldest[2] - user_since)::float8,
+    extract(epoch FROM oldest[3] - day_since)::float8,
+    extract(epoch FROM oldest[4] - fleet_since)::float8] AS frees_seconds
+""")
+
+# Behind the lock its snapshot holds every intent that was opened before, so the sums are exact.
+OPEN = sql.SQL("""
+WITH mine AS MATERIALIZED (
+  SELECT a.account_id, a.user_id
+  FROM brokerd.leases AS lease JOIN brokerd.accounts AS a USING (account_id)
+  WHERE lease.account_id = %(account_id)s AND owner = %(owner)s AND epoch = %(epoch)s
+  FOR SHARE OF lease
+), {sums}, busy AS MATERIALIZED (
   SELECT 1 FROM mine JOIN brokerd.intents AS i USING (account_id) WHERE i.closed_at IS NULL
 ), opened AS (
   INSERT INTO brokerd.intents
@@ -76,14 +89,17 @@ WITH mine AS MATERIALIZED (
 )
 SELECT EXISTS (SELECT FROM mine) AS is_held, (SELECT intent_id FROM opened) AS intent_id,
   (SELECT opened_at FROM opened) AS opened_at, EXISTS (SELECT FROM busy) AS is_busy,
-  attempts, usd,
-  ARRAY[
-    extract(epoch FROM oldest[1] - link_since)::float8,
-    extract(epoch FROM oldest[2] - user_since)::float8,
-    extract(epoch FROM oldest[3] - day_since)::float8,
-    extract(epoch FROM oldest[4] - fleet_since)::float8] AS frees_seconds
+  attempts, usd, {frees}
 FROM sums, asked
-""")
+""").format(sums=_SUMS, frees=_FREES)
+
+SPENT_BY = sql.SQL("""
+WITH mine AS MATERIALIZED (
+  SELECT account_id, user_id FROM brokerd.accounts
+  WHERE link_id = %(link_id)s AND deleted_at IS NULL
+), {sums}
+SELECT attempts, usd, {frees} FROM sums, asked
+""").format(sums=_SUMS, frees=_FREES)
 
 # The account's row is locked before the lease's, as whoever changes a spec locks them.
 ADOPT = sa.text("""
