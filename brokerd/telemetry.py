@@ -56,6 +56,8 @@ def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+CHARGES = ("add", "deploy", "auth", "timezone")
+"""What MetaApi charges attempts for."""
 WINDOW_OUTCOMES = ("closed", "split", "merged", "verified", "mismatch")
 
 
@@ -68,6 +70,7 @@ class Metrics:
         self.registry = registry
         self._define_links(registry)
         self._define_metaapi(registry)
+        self._define_money(registry)
         self._define_ledger(registry)
         self._define_store(registry)
         self._define_readers(registry)
@@ -182,6 +185,27 @@ class Metrics:
         )
         self.abandoned_calls = Counter(
             "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
+        )
+
+    def _define_money(self, registry: CollectorRegistry) -> None:
+        self.chargeable_attempts = Counter(
+            "brokerd_metaapi_chargeable_attempts",
+            "Calls to MetaApi that it charges for, by what for.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in CHARGES:
+            self.chargeable_attempts.labels(kind=kind)
+        self.budget_remaining = Gauge(
+            "brokerd_metaapi_budget_remaining",
+            "US dollars that may still be spent; of links and users the least of any.",
+            ["budget"],
+            registry=registry,
+        )
+        self.credential_cache_hits = Counter(
+            "brokerd_metaapi_credential_cache_hits",
+            "Known bad credentials that were not tried again.",
+            registry=registry,
         )
 
     def _define_ledger(self, registry: CollectorRegistry) -> None:

@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from brokerd.api.app import Routes
+from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
+from brokerd.api.credentials import CredentialRoutes, Purse
 from brokerd.api.events import EventRoutes
 from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
@@ -20,6 +22,10 @@ from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
+from brokerd.connector.governor.postgres import PostgresCensus
+from brokerd.connector.provisioning.budgets import limits_of
+from brokerd.connector.provisioning.postgres import PostgresSpend
+from brokerd.connector.provisioning.prices import prices_of
 from brokerd.health.calendar import calendar_of
 from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
@@ -70,6 +76,16 @@ class Served:
     governor: Governor
 
 
+def open_books(settings: Settings, database: Database) -> Books:
+    """Build what reads everything about money."""
+    return Books(
+        spend=PostgresSpend(database),
+        census=PostgresCensus(database),
+        limits=limits_of(settings.budgets),
+        prices=prices_of(settings.money),
+    )
+
+
 def build_routes(base: Foundation, served: Served) -> Routes:
     """Build everything the API answers with."""
 
@@ -86,6 +102,7 @@ def build_routes(base: Foundation, served: Served) -> Routes:
         metrics=base.metrics,
     )
     calendar = calendar_of(base.settings.health.markets)
+    books = open_books(base.settings, base.database)
     return Routes(
         links=LinkRoutes(
             registry=served.registry,
@@ -95,10 +112,25 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             clock=base.clock,
             calendar=calendar,
             tokens=frozenset(base.settings.metaapi.tokens),
+            can_create=base.vault.has_keys,
         ),
         explain=ExplainRoutes(
             registry=served.registry, past=PostgresPast(base.database), calendar=calendar
         ),
+        credentials=CredentialRoutes(
+            registry=served.registry,
+            book=served.registry,
+            purse=Purse(
+                spend=books.spend,
+                limits=books.limits,
+                failed_attempt_usd=books.prices.failed_attempt,
+            ),
+            vault=base.vault,
+            snapshots=served.snapshots,
+            hints=served.hints,
+            metrics=base.metrics,
+        ),
+        budgets=BudgetRoutes(books=books),
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),
         events=EventRoutes(feed=base.feed, metrics=base.metrics),
@@ -109,6 +141,7 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             sampled=[
                 *reads.sampled,
                 QuarantineSize(base.database, metrics=base.metrics),
+                BudgetGauges(books, metrics=base.metrics),
                 served.governor,
             ],
         ),

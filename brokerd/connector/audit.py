@@ -8,6 +8,7 @@ from brokerd.connector import proof
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.hearing import Hearing
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.settle import Settler
@@ -186,7 +187,7 @@ class Auditor:
     async def _find(
         self, since: datetime, before: AccountInformation | None
     ) -> proof.Finding | None:
-        remote = self._claim.spec.metaapi
+        remote = remote_of(self._claim)
         for _ in range(PROOF_ATTEMPTS):
             if before is None:
                 before = await self._ports.rest.account_information(remote)

@@ -14,7 +14,7 @@ from brokerd.connector.session import LinkSession
 from brokerd.connector.silence import Rhythm
 from brokerd.connector.standing import Standing
 from brokerd.connector.states import LinkEvent
-from brokerd.domain import Backoff, Claim, Desired, UserAction
+from brokerd.domain import Backoff, Claim, Desired, Phase, UserAction
 from brokerd.errors import (
     BrokerdError,
     Fenced,
@@ -105,15 +105,8 @@ class Link:
         marked as being cancelled, and every later `asyncio.timeout` there may end that task.
         """
         standing = Standing(on_stood=self._forgive, ports=self._ports)
-        session = LinkSession(
-            self._claim,
-            rhythm=self._rhythm,
-            standing=standing,
-            board=self._board,
-            ports=self._ports,
-        )
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(session), name=name))
+        failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
         if standing.has_stood:
             await self._forgive()
         if isinstance(failure, _Told):
@@ -129,15 +122,34 @@ class Link:
             self._board.note_attempt(0)
             await self._save_backoff()
 
-    async def _carry_out(self, session: LinkSession) -> ExceptionGroup[Exception]:
-        """Run a session until it fails or we are told something; return all that ended it."""
+    async def _carry_out(self, standing: Standing) -> ExceptionGroup[Exception]:
+        """Dial and stay until that fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
-                group.create_task(session.run(), name=f"session:{self._claim.link_id}")
+                group.create_task(self._dial(standing), name=f"session:{self._claim.link_id}")
         except ExceptionGroup as failures:
             return failures
         raise AssertionError("a session ends only by raising")
+
+    async def _dial(self, standing: Standing) -> None:
+        """Have the account deployed, then open a session and stay in it."""
+        await self._board.enter(LinkEvent.DIALLED, "Dialling")
+
+        async def working(reason: str) -> None:
+            await self._board.enter(LinkEvent.PREPARING, reason)
+
+        provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
+        if self._board.phase is Phase.PROVISIONING:
+            await self._board.enter(LinkEvent.DIALLED, "Dialling")
+        session = LinkSession(
+            provisioned,
+            rhythm=self._rhythm,
+            standing=standing,
+            board=self._board,
+            ports=self._ports,
+        )
+        await session.run()
 
     async def _listen(self) -> None:
         await self._await_order()
@@ -237,6 +249,8 @@ class Link:
             await self._board.enter(LinkEvent.DELETED, "Deleted")
         elif self._claim.spec.desired is Desired.PAUSED:
             await self._board.enter(LinkEvent.UNWANTED, "Paused")
+        elif self._claim.spec.desired is Desired.STOPPED:
+            await self._board.enter(LinkEvent.STOPPED, "Stopped")
         else:
             await self._board.enter(LinkEvent.RELEASED, "NodeDrained")
         await self._board.note_generation(self._claim.generation)
@@ -265,9 +279,10 @@ class Link:
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:
-    return (earlier.spec.metaapi, earlier.spec.sync_from) != (
+    return (earlier.spec.metaapi, earlier.spec.sync_from, earlier.credential_version) != (
         later.spec.metaapi,
         later.spec.sync_from,
+        later.credential_version,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import PAGE_LIMIT, DealsPage, HeldDeal, LinkPorts
 from brokerd.connector.quarantine import PullQuarantine, open_quarantine
 from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source, WriteOutcome
@@ -133,7 +134,7 @@ class Puller:
         return inserted
 
     async def _page(self, start: datetime, end: datetime, offset: int) -> DealsPage:
-        page = await self._rest.deals(self._claim.spec.metaapi, start=start, end=end, offset=offset)
+        page = await self._rest.deals(remote_of(self._claim), start=start, end=end, offset=offset)
         if page.is_synchronizing:
             raise Synchronizing(f"MetaApi still synchronizes the history of {self._claim.link_id}")
         return page

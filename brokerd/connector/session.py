@@ -18,7 +18,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
-from brokerd.connector.ports import AccountInformation, LinkPorts, Session
+from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.reader import Reader
 from brokerd.connector.silence import Rhythm
@@ -27,7 +27,7 @@ from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
 from brokerd.connector.waiting import TIMER_SECONDS, persevere
 from brokerd.connector.watch import Watch
-from brokerd.domain import Claim, Phase
+from brokerd.domain import Phase
 from brokerd.errors import (
     ConnectTimeout,
     IdentityMismatch,
@@ -54,20 +54,28 @@ async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
 class LinkSession:
     """One attempt of a link: it ends by raising, or by being cancelled.
 
-    `rhythm` is what earlier sessions learnt of the heartbeats; `standing` tells how long it lived.
+    Its account is deployed. `rhythm` is what earlier sessions learnt of the heartbeats; `standing`
+    tells how long it lived.
     """
 
     def __init__(
-        self, claim: Claim, *, rhythm: Rhythm, standing: Standing, board: Board, ports: LinkPorts
+        self,
+        provisioned: Provisioned,
+        *,
+        rhythm: Rhythm,
+        standing: Standing,
+        board: Board,
+        ports: LinkPorts,
     ) -> None:
         self._standing = standing
-        self._claim = claim
+        self._claim = claim = provisioned.claim
+        self._reliability = provisioned.account.reliability
         self._board = board
         self._ports = ports
         self._settings = ports.settings
         self._limits = {phase: each.seconds for phase, each in deadlines(ports.settings).items()}
         self._clock = ports.clock
-        self._remote = claim.spec.metaapi
+        self._remote = identity.remote_of(claim)
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
@@ -90,14 +98,10 @@ class LinkSession:
 
     async def run(self) -> None:
         """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
-        await self._board.enter(LinkEvent.DIALLED, "Dialling")
-        remote = await self._ports.rest.account(self._remote)
-        identity.check_registered(self._claim.spec.identity, remote)
-        identity.check_deployed(remote)
         self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
         session = await self._ports.stream.open(
             self._remote,
-            reliability=remote.reliability,
+            reliability=self._reliability,
             synced_through=self._stream_start(),
         )
         self._reader.listen_anew()

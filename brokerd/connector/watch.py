@@ -10,6 +10,7 @@ import asyncio
 from enum import Enum
 
 from brokerd.connector.board import Board
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import LinkPorts
 from brokerd.connector.reader import Reader
 from brokerd.connector.silence import limit_seconds
@@ -34,7 +35,7 @@ class Watch:
     """Owns a session's suspicion: suspect, and heard again or lost."""
 
     def __init__(self, claim: Claim, *, board: Board, reader: Reader, ports: LinkPorts) -> None:
-        self._remote = claim.spec.metaapi
+        self._remote = remote_of(claim)
         self._board = board
         self._reader = reader
         self._ports = ports

@@ -59,6 +59,8 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     STARVED = "Starved"
     PAUSED = "Paused"
+    STOPPED = "Stopped"
+    UNDEPLOYING = "Undeploying"
     DELETED = "Deleted"
     NO_SESSION = "NoSession"
     CONNECTING = "Connecting"
@@ -101,8 +103,9 @@ class Facts:
     """What conditions are made of: the owner's last report, and the lease now.
 
     `open_gaps` are deals that the ledger lacks because they cannot be read. `waiting_seconds` is
-    how long a link that may be claimed has waited; None when it does not. `is_market_open` is by
-    the broker's hours; None when nobody wrote them down.
+    how long a link that may be claimed has waited; None when it does not. `has_errand`: its
+    MetaApi account must still be put away. `is_market_open` is by the broker's hours; None when
+    nobody wrote them down.
     """
 
     status: LinkStatus
@@ -113,6 +116,7 @@ class Facts:
     not_before: datetime | None
     waiting_seconds: float | None
     open_gaps: int = 0
+    has_errand: bool = False
     is_market_open: bool | None = None
 
 
@@ -233,9 +237,19 @@ def shown(facts: Facts) -> Shown:
         return reported
     if facts.desired is Desired.PAUSED:
         return _rested(reported, Phase.PAUSED, Reason.PAUSED, status.since)
+    if facts.desired is Desired.STOPPED:
+        return _stopped(facts, reported)
     if facts.waiting_seconds is None and status.phase in _UNOWNED_ENDINGS:
         return reported
     return _rested(reported, Phase.QUEUED, Reason.QUEUED, facts.queued_at)
+
+
+def _stopped(facts: Facts, reported: Shown) -> Shown:
+    """Say whether the account is put away already; why it is not, if that failed."""
+    if facts.has_errand and reported.phase in _UNOWNED_ENDINGS:
+        return reported
+    reason = Reason.UNDEPLOYING if facts.has_errand else Reason.STOPPED
+    return replace(_rested(reported, Phase.STOPPED, reason, reported.since), reason=reason)
 
 
 def _rested(reported: Shown, phase: Phase, reason: Reason, since: datetime) -> Shown:
@@ -278,11 +292,7 @@ def _ready(facts: Facts, now: Shown, parts: Sequence[Condition]) -> Condition:
 def _claimed(facts: Facts, now: Shown) -> Condition:
     if facts.is_owned:
         said = _Said(status=Truth.TRUE, reason=Reason.OWNED)
-    elif now.phase is Phase.PAUSED:
-        said = _Said(status=Truth.FALSE, reason=Reason.PAUSED)
-    elif now.phase is Phase.STOPPED:
-        said = _Said(status=Truth.FALSE, reason=Reason.STOPPED)
-    elif now.phase in _UNOWNED_ENDINGS:
+    elif now.phase in {Phase.PAUSED, Phase.STOPPED, *_UNOWNED_ENDINGS}:
         said = _AS_TOLD
     elif facts.waiting_seconds is not None and facts.waiting_seconds > STARVED_SECONDS:
         said = _Said(status=Truth.FALSE, reason=Reason.STARVED)
