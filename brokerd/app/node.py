@@ -28,6 +28,8 @@ from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
+from brokerd.health.calendar import calendar_of
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.postgres_past import PostgresPast
 from brokerd.health.upkeep import PastUpkeep
@@ -62,9 +64,10 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         database = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics)
         )
+        clock, calendar = SystemClock(), calendar_of(settings.health.markets)
         base = Foundation(
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
             random=Random(),  # noqa: S311  # jitter, no secrets
             metrics=metrics,
             vault=Vault(settings.secrets, random_bytes=os.urandom),
@@ -74,6 +77,10 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             ),
             redis=await _open_redis(stack, settings=settings, metrics=metrics),
             feed=open_feed(settings, database, metrics=metrics),
+            calendar=calendar,
+            incidents=IncidentDesk(
+                settings.health, calendar=calendar, clock=clock, metrics=metrics
+            ),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
@@ -94,6 +101,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             partitions,
             FeedWatch(base.database, metrics=metrics),
             PastUpkeep(PostgresPast(base.database)),
+            base.incidents,
             fleet,
         )
         yield replace(node, upkeep=upkeep)

@@ -26,7 +26,6 @@ from brokerd.connector.governor.postgres import PostgresCensus
 from brokerd.connector.provisioning.budgets import limits_of
 from brokerd.connector.provisioning.postgres import PostgresSpend
 from brokerd.connector.provisioning.prices import prices_of
-from brokerd.health.calendar import calendar_of
 from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
@@ -101,7 +100,6 @@ def build_routes(base: Foundation, served: Served) -> Routes:
         clock=base.clock,
         metrics=base.metrics,
     )
-    calendar = calendar_of(base.settings.health.markets)
     books = open_books(base.settings, base.database)
     return Routes(
         links=LinkRoutes(
@@ -110,12 +108,12 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             snapshots=served.snapshots,
             hints=served.hints,
             clock=base.clock,
-            calendar=calendar,
+            calendar=base.calendar,
             tokens=frozenset(base.settings.metaapi.tokens),
             can_create=base.vault.has_keys,
         ),
         explain=ExplainRoutes(
-            registry=served.registry, past=PostgresPast(base.database), calendar=calendar
+            registry=served.registry, past=PostgresPast(base.database), calendar=base.calendar
         ),
         credentials=CredentialRoutes(
             registry=served.registry,

@@ -76,7 +76,6 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     DEPLOYED = "Deployed"
     PROVISIONING = "Provisioning"
-    STOPPED = "Stopped"
     BROKER_DISCONNECTED = "BrokerDisconnected"
     MARKET_CLOSED = "MarketClosed"
     WITHIN_BUDGET = "WithinBudget"

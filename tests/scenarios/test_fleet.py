@@ -10,11 +10,13 @@ import pytest
 from link_world import PATIENCE, START, VirtualClock, WarpedMetaApi, spec_of
 from prometheus_client import CollectorRegistry
 
-from brokerd.config.settings import LedgerSettings, LinkSettings, PoolSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings, PoolSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import LinkPorts
 from brokerd.domain import AccountId, LinkId, Phase, Proof
 from brokerd.errors import Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.writer import Writer
@@ -165,6 +167,9 @@ class Node:
             windows=MemoryWindows(fleet.state),
             long_pulls=asyncio.Semaphore(1),
             lease=leases,
+            incidents=IncidentDesk(
+                HealthSettings(), calendar=Calendar(), clock=fleet.clock, metrics=metrics
+            ),
             settings=LinkSettings(),
             clock=fleet.clock,
             random=self.random,

@@ -10,7 +10,7 @@ from random import Random
 
 from prometheus_client import CollectorRegistry
 
-from brokerd.config.settings import LedgerSettings, LinkSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
 from brokerd.connector.wire import deals_from_json
@@ -35,6 +35,8 @@ from brokerd.domain import (
     WriteOutcome,
 )
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
@@ -269,6 +271,7 @@ class World:
         settings: LinkSettings | None = None,
         sync_from: datetime | None = None,
         status_seconds: float = 10.0,
+        calendar: Calendar | None = None,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
@@ -303,6 +306,12 @@ class World:
             windows=MemoryWindows(self.state),
             long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
             lease=self.leases,
+            incidents=IncidentDesk(
+                HealthSettings(),
+                calendar=calendar or Calendar(),
+                clock=self.clock,
+                metrics=self.metrics,
+            ),
             settings=self.settings,
             clock=self.clock,
             random=Random(seed + 4),
