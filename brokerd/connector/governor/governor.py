@@ -100,10 +100,12 @@ class Governor:
         except BrokerdError as failure:
             self._learn(passage, failure)
             raise
+        except BaseException:
+            self._breakers.release(call)  # nobody knows how it ended
+            raise
         else:
             self._learn(passage, None)
         finally:
-            self._breakers.release(call)
             await self._breakers.tell_fleet()
             spent = actual_cost(call, settings=self._settings, items=passage.items)
             for each in taken:

@@ -14,7 +14,7 @@ from brokerd.errors import Held
 
 SHORTEST_WAIT_SECONDS = 0.01
 """What is due this soon is as good as due; a shorter sleep may not move the clock at all."""
-_CAUSES = {ScopeKind.PROVISIONING: "rate", ScopeKind.SOCKETS: "rate"}
+_IN_CREDITS = frozenset({ScopeKind.ACCOUNT, ScopeKind.USER, ScopeKind.SERVER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class Line:
         self._head = asyncio.Lock()
         self._budget = Budget()
         self._held_until = -inf
+        self._cause = "credits" if scope.kind in _IN_CREDITS else "rate"
 
     def __repr__(self) -> str:
         held = self._held_until - self._ports.clock.monotonic()
@@ -63,7 +64,7 @@ class Line:
             async with asyncio.timeout(None if patience == inf else max(0.0, patience)):
                 await self._head.acquire()
         except TimeoutError:
-            raise self._refusal(max(1.0, patience), "the line is long", cause="rate") from None
+            raise self._refusal(max(1.0, patience), "the line is long", cause=self._cause) from None
         try:
             return await self._wait(cost, deadline=deadline)
         finally:
@@ -79,8 +80,7 @@ class Line:
             if self._ports.clock.monotonic() + seconds > deadline:
                 if taken is None:
                     raise self._refusal(seconds, "MetaApi asked us to wait", cause="throttled")
-                cause = _CAUSES.get(self.scope.kind, "credits")
-                raise self._refusal(seconds, f"its {cause} are spent", cause=cause)
+                raise self._refusal(seconds, "its budget is spent", cause=self._cause)
             await self._ports.sleep(max(seconds, SHORTEST_WAIT_SECONDS))
 
     async def _try(self, cost: int) -> "Taken | float":
