@@ -6,7 +6,7 @@ Each line lets it through as the budget of that scope allows, so a scope that is
 most is taken before it is sent, and what it did not cost is given back.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,12 +99,15 @@ class Governor:
             yield passage
         except BrokerdError as failure:
             self._learn(passage, failure)
+            if not isinstance(failure, Throttled) and passage.is_answered:
+                _relieve(taken)
             raise
         except BaseException:
             self._breakers.release(call)  # nobody knows how it ended
             raise
         else:
             self._learn(passage, None)
+            _relieve(taken)
         finally:
             await self._breakers.tell_fleet()
             spent = actual_cost(call, settings=self._settings, items=passage.items)
@@ -128,7 +131,8 @@ class Governor:
                 await self._ports.sleep(max(held.retry_after_seconds, SHORTEST_WAIT_SECONDS))
             else:
                 break
-        await self._line(FLEET_SOCKETS).pass_(1, deadline=inf)
+        taken = await self._line(FLEET_SOCKETS).pass_(1, deadline=inf)
+        await taken.settle(1)
         await self._ports.socket_pace.turn()
 
     def note_life(self, *, token: str, region: str) -> None:
@@ -223,3 +227,8 @@ class Governor:
                 key = scope.kind, f"{limit.period_seconds:g}s"
                 left[key] = min(left[key], line.left_ratio(limit))
         return left
+
+
+def _relieve(taken: Sequence[Taken]) -> None:
+    for each in taken:
+        each.line.relieve()
