@@ -31,7 +31,10 @@ _PAGE_PARAMETERS = ("user", "limit", "after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRoutes:
-    """The handlers of /v1/links; `tokens` are the names a spec may use."""
+    """The handlers of /v1/links; `tokens` are the names a spec may use.
+
+    `can_create`: there are keys to seal the passwords of new accounts with.
+    """
 
     registry: Registry
     pages: Reads[Registry]
@@ -39,12 +42,13 @@ class LinkRoutes:
     hints: Hints
     clock: Clock
     tokens: frozenset[str] = field(repr=False)
+    can_create: bool
 
     async def put(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Create or replace a spec; an identical one changes nothing."""
         known = _link_id(link_id, request)
         if_match, must_be_new = _preconditions(request)
-        limits = Limits(tokens=self.tokens, now=self.clock.now())
+        limits = Limits(tokens=self.tokens, now=self.clock.now(), can_create=self.can_create)
         spec = read_spec(await read_body(request), limits=limits)
         result = await self.registry.put(known, spec, if_match=if_match, must_be_new=must_be_new)
         if result.is_changed:
@@ -85,8 +89,12 @@ class LinkRoutes:
 
     async def delete(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Ask a link to end; GET shows it until its owner has drained it."""
-        known = _link_id(link_id, request)
-        if not await self.registry.delete(known):
+        check_id(link_id, path="/v1/links/{id}")
+        query = Query(request.scope["query_string"], known=("removeRemote",))
+        removes_remote = query.choice("removeRemote", ("true", "false")) == "true"
+        query.check()
+        known = LinkId(link_id)
+        if not await self.registry.delete(known, removes_remote=removes_remote):
             raise _no_link(known)
         await self.snapshots.forget(known)
         await self.hints.publish()

@@ -27,6 +27,7 @@ from brokerd.api.cursor import deal_cursor, link_cursor, quarantine_cursor, tota
 from brokerd.api.ports import DayTotals, LinkRecord, QuarantinedRecord, QueuePlace, StoredDeal
 from brokerd.domain import LinkSpec, Proof
 from brokerd.health.conditions import Condition, Facts, conditions, shown
+from brokerd.store.place import named_id
 
 
 def etag(generation: int) -> str:
@@ -115,7 +116,7 @@ def _spec(spec: LinkSpec) -> SpecBody:
         priority=spec.priority,
         metaapi=MetaApiBody(
             token=spec.metaapi.token,
-            account_id=spec.metaapi.account_id,
+            account_id=named_id(spec.metaapi),
             region=spec.metaapi.region,
         ),
         identity=IdentityBody(
@@ -140,6 +141,7 @@ def _status(record: LinkRecord) -> StatusBody:
         not_before=record.not_before,
         waiting_seconds=record.queue.waiting_seconds if record.queue else None,
         open_gaps=record.open_gaps,
+        has_errand=record.has_errand,
     )
     now = shown(facts)
     is_reported = now.phase is record.status.phase
@@ -154,6 +156,8 @@ def _status(record: LinkRecord) -> StatusBody:
         queue=_queue(record.queue) if record.queue else None,
         sync=_sync(record),
         user_action=record.status.user_action,
+        metaapi_account_id=named_id(record.spec.metaapi) or record.created_id,
+        credential_version=record.credential_version,
         conditions=[_condition(each) for each in conditions(facts)],
     )
 
@@ -204,13 +208,13 @@ def _deal(stored: StoredDeal) -> DealBody:
         kind="trade" if deal.is_trade else "cash",
         entry=deal.entry,
         symbol=deal.symbol,
-        volume=None if deal.volume is None else _amount(deal.volume),
-        price=None if deal.price is None else _amount(deal.price),
+        volume=None if deal.volume is None else amount(deal.volume),
+        price=None if deal.price is None else amount(deal.price),
         time=deal.time,
         broker_time=deal.broker_time,
-        profit=_amount(deal.profit),
-        commission=_amount(deal.commission),
-        swap=_amount(deal.swap),
+        profit=amount(deal.profit),
+        commission=amount(deal.commission),
+        swap=amount(deal.swap),
         order_id=deal.order_id,
         position_id=deal.position_id,
         revision=stored.revision,
@@ -227,15 +231,15 @@ def _day(totals: DayTotals) -> DayTotalsBody:
         day=totals.day,
         deals=totals.deals,
         trades=totals.trades,
-        volume=_amount(totals.volume),
-        profit=_amount(totals.profit),
-        commission=_amount(totals.commission),
-        swap=_amount(totals.swap),
-        balance=_amount(totals.balance),
-        credit=_amount(totals.credit),
+        volume=amount(totals.volume),
+        profit=amount(totals.profit),
+        commission=amount(totals.commission),
+        swap=amount(totals.swap),
+        balance=amount(totals.balance),
+        credit=amount(totals.credit),
     )
 
 
-def _amount(value: Decimal) -> str:
+def amount(value: Decimal) -> str:
     """Write a number in full, without exponent and trailing zeros."""
     return f"{value.normalize():f}" if value else "0"

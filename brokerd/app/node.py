@@ -1,5 +1,6 @@
 """Builds a node bottom-up, registers it, and closes what it opened."""
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,7 @@ from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
 from brokerd.app.governor import build_fleet, build_governor
-from brokerd.app.links import build_manager, link_ports
+from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
 from brokerd.app.parts import Foundation, Membership, Node
 from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
 from brokerd.clock import SystemClock
@@ -26,6 +27,7 @@ from brokerd.connector.governor.stream import GovernedStream
 from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.provisioning.sealing import Vault
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
@@ -63,6 +65,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             clock=SystemClock(),
             random=Random(),  # noqa: S311  # jitter, no secrets
             metrics=metrics,
+            vault=Vault(settings.secrets, random_bytes=os.urandom),
             database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
@@ -141,16 +144,20 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
         overlap_seconds=settings.link.stream_overlap_seconds,
         ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
     )
+    rest = rest_ports(base, http=ports.http, governor=ports.governor)
+    provisioner = build_provisioner(base, membership, rest=rest)
     links = link_ports(
         base,
-        http=ports.http,
-        governor=ports.governor,
+        rest=rest,
+        provisioner=provisioner,
         stream=GatedStream(
             GovernedStream(stream, gate=ports.governor), heartbeat=membership.heartbeat
         ),
         writer=writer,
     )
-    manager = build_manager(base, membership, links=links, snapshots=snapshots)
+    manager = build_manager(
+        base, membership, links=links, provisioner=provisioner, snapshots=snapshots
+    )
     hints = open_hints(base, manager)
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
     readiness = Readiness(registry, clock=clock)

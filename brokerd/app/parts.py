@@ -12,6 +12,7 @@ from brokerd.clock import Clock
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.fleet import Fleet
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
@@ -34,6 +35,7 @@ class Foundation:
     clock: Clock
     random: Random
     metrics: Metrics
+    vault: Vault
     database: Database
     read_database: Database | None
     redis: BestEffort | None

@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from brokerd.api.app import Routes
+from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
+from brokerd.api.credentials import CredentialRoutes, Purse
 from brokerd.api.events import EventRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints
@@ -19,6 +21,10 @@ from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
+from brokerd.connector.governor.postgres import PostgresCensus
+from brokerd.connector.provisioning.budgets import limits_of
+from brokerd.connector.provisioning.postgres import PostgresSpend
+from brokerd.connector.provisioning.prices import prices_of
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
@@ -67,6 +73,16 @@ class Served:
     governor: Governor
 
 
+def open_books(settings: Settings, database: Database) -> Books:
+    """Build what reads everything about money."""
+    return Books(
+        spend=PostgresSpend(database),
+        census=PostgresCensus(database),
+        limits=limits_of(settings.budgets),
+        prices=prices_of(settings.money),
+    )
+
+
 def build_routes(base: Foundation, served: Served) -> Routes:
     """Build everything the API answers with."""
 
@@ -82,6 +98,7 @@ def build_routes(base: Foundation, served: Served) -> Routes:
         clock=base.clock,
         metrics=base.metrics,
     )
+    books = open_books(base.settings, base.database)
     return Routes(
         links=LinkRoutes(
             registry=served.registry,
@@ -90,7 +107,22 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             hints=served.hints,
             clock=base.clock,
             tokens=frozenset(base.settings.metaapi.tokens),
+            can_create=base.vault.has_keys,
         ),
+        credentials=CredentialRoutes(
+            registry=served.registry,
+            book=served.registry,
+            purse=Purse(
+                spend=books.spend,
+                limits=books.limits,
+                failed_attempt_usd=books.prices.failed_attempt,
+            ),
+            vault=base.vault,
+            snapshots=served.snapshots,
+            hints=served.hints,
+            metrics=base.metrics,
+        ),
+        budgets=BudgetRoutes(books=books),
         deals=DealRoutes(reads=reads.deals),
         totals=TotalsRoutes(reads=reads.totals),
         events=EventRoutes(feed=base.feed, metrics=base.metrics),
@@ -101,6 +133,7 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             sampled=[
                 *reads.sampled,
                 QuarantineSize(base.database, metrics=base.metrics),
+                BudgetGauges(books, metrics=base.metrics),
                 served.governor,
             ],
         ),

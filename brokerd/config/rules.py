@@ -129,6 +129,11 @@ def _link(link: LinkSettings, metaapi: MetaApiSettings) -> Iterator[str]:
         why="a link's connect contains the socket's",
     )
     yield from _ordered(
+        ("link.suspect_seconds", link.suspect_seconds),
+        ("link.silence_seconds", link.silence_seconds),
+        why="it bounds what a stream's own pace allows",
+    )
+    yield from _ordered(
         ("link.stream_overlap_seconds", link.stream_overlap_seconds),
         ("link.reconnect_overlap_seconds", link.reconnect_overlap_seconds),
         ("link.rolling_overlap_seconds", link.rolling_overlap_seconds),

@@ -80,7 +80,9 @@ class LinkSettings:
     connect_timeout_seconds: float = 60.0
     verify_timeout_seconds: float = 15.0
     sync_stall_seconds: float = 120.0  # a sync without progress for so long has failed
-    silence_seconds: float = 60.0  # no packet at all, not even a heartbeat
+    suspect_seconds: float = 20.0  # silent for so long, a stream that beats faster is suspect
+    silence_seconds: float = 60.0  # silent for so long, every stream is; MetaApi's own limit
+    probe_seconds: float = 4.0  # one look over REST at a suspect; with it 25 s decide
     stream_overlap_seconds: float = 60.0  # what the SDK is asked to replay
     reconnect_overlap_seconds: float = 900.0  # what a pull after a reconnect reads again
     rolling_overlap_seconds: float = 259_200.0  # 72 h: late and edited deals
@@ -98,6 +100,56 @@ class LinkSettings:
     stable_seconds: float = 300.0  # live for so long resets the backoff
     blocked_recheck_seconds: float = 900.0  # a refused link looks again so often
     close_timeout_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisioningSettings:
+    """How MetaApi accounts are created, deployed, undeployed and removed."""
+
+    account_type: str = "cloud-g2"  # what we create; MetaApi's own default
+    reliability: str = "high"  # two terminals; MetaApi advises it for production
+    timeout_seconds: float = 600.0  # from a call to a deployed account; MetaApi needs 1 to 3 min
+    poll_seconds: float = 5.0  # between two lists of what is in transition, one for all links
+    create_retry_seconds: float = 60.0  # between two questions, where MetaApi names no time
+    confirm_seconds: float = 900.0  # until refused credentials of a live link are tried once more
+    recent_seconds: float = 604_800.0  # how lately such a link must have been live
+    validation_lock_seconds: float = 3_600.0  # MetaApi's lock after too many refused credentials
+    failed_deploy_retry_seconds: float = 21_600.0  # six hours: what each start is billed for
+    refusal_memory_seconds: float = 86_400.0  # how long a refusal is believed without asking
+    rejected_memory_seconds: float = 2_592_000.0  # likewise credentials the broker refused
+    abandon_seconds: float = 900.0  # then an account nobody wants any more is not created late
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneySettings:
+    """What MetaApi charges, in US dollars without tax; its list prices for cloud-g2."""
+
+    add_usd: float = 2.10  # an account, once; sources differ on adding it again, so: each time
+    deployment_usd: float = 0.072  # each start, which is six hours
+    failed_attempt_usd: float = 0.105  # refused credentials or undetected broker settings
+    deployed_hour_usd: float = 0.012  # per resource slot; high reliability takes two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    """What may be spent on chargeable attempts before somebody looks; windows slide."""
+
+    link_attempts: int = 6  # of one link in a day: an add, a start or two, a few wrong passwords
+    link_usd: float = 5.0
+    user_attempts: int = 20  # of all links of one user in a day
+    user_usd: float = 25.0
+    day_attempts: int = 2_000  # of the whole fleet in a day
+    day_usd: float = 500.0
+    fleet_attempts: int = 20_000  # of the whole fleet in thirty days
+    fleet_usd: float = 5_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretsSettings:
+    """The keys that seal passwords while they wait. Without keys no password is taken."""
+
+    keys: Mapping[str, Secret] = field(default_factory=dict)  # by id; old ones still open
+    current: str = ""  # the id of the key that seals from now on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +238,10 @@ class Settings:
     api: ApiSettings
     governor: GovernorSettings = field(default_factory=GovernorSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
+    provisioning: ProvisioningSettings = field(default_factory=ProvisioningSettings)
+    money: MoneySettings = field(default_factory=MoneySettings)
+    budgets: BudgetSettings = field(default_factory=BudgetSettings)
+    secrets: SecretsSettings = field(default_factory=SecretsSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)

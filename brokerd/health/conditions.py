@@ -11,7 +11,7 @@ or the proof. The condition itself may have had its status for longer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
@@ -52,6 +52,8 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     STARVED = "Starved"
     PAUSED = "Paused"
+    STOPPED = "Stopped"
+    UNDEPLOYING = "Undeploying"
     DELETED = "Deleted"
     NO_SESSION = "NoSession"
     CONNECTING = "Connecting"
@@ -83,7 +85,8 @@ class Facts:
     """What conditions are made of: the owner's last report, and the lease now.
 
     `open_gaps` are deals that the ledger lacks because they cannot be read. `waiting_seconds` is
-    how long a link that may be claimed has waited; None when it does not.
+    how long a link that may be claimed has waited; None when it does not. `has_errand`: its
+    MetaApi account must still be put away.
     """
 
     status: LinkStatus
@@ -94,6 +97,7 @@ class Facts:
     not_before: datetime | None
     waiting_seconds: float | None
     open_gaps: int = 0
+    has_errand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +137,19 @@ def shown(facts: Facts) -> Shown:
         return reported
     if facts.desired is Desired.PAUSED:
         return _resting(reported, Phase.PAUSED, Reason.PAUSED, status.since)
+    if facts.desired is Desired.STOPPED:
+        return _stopped(facts, reported)
     if facts.waiting_seconds is None and status.phase in _UNOWNED_ENDINGS:
         return reported
     return _resting(reported, Phase.QUEUED, Reason.QUEUED, facts.queued_at)
+
+
+def _stopped(facts: Facts, reported: Shown) -> Shown:
+    """Say whether the account is put away already; why it is not, if that failed."""
+    if facts.has_errand and reported.phase in _UNOWNED_ENDINGS:
+        return reported
+    reason = Reason.UNDEPLOYING if facts.has_errand else Reason.STOPPED
+    return replace(_resting(reported, Phase.STOPPED, reason, reported.since), reason=reason)
 
 
 def _resting(reported: Shown, phase: Phase, reason: Reason, since: datetime) -> Shown:
@@ -176,8 +190,8 @@ def _claimed(facts: Facts, now: Shown) -> Condition:
     kind = ConditionType.CLAIMED
     if facts.is_owned:
         return _condition(facts, now, kind, (Truth.TRUE, Reason.OWNED))
-    if now.phase is Phase.PAUSED:
-        return _condition(facts, now, kind, (Truth.FALSE, Reason.PAUSED))
+    if now.phase in {Phase.PAUSED, Phase.STOPPED}:
+        return _condition(facts, now, kind, (Truth.FALSE, now.reason))
     if now.phase in _UNOWNED_ENDINGS:
         return _condition(facts, now, kind, (Truth.FALSE, now.reason))
     is_starved = facts.waiting_seconds is not None and facts.waiting_seconds > STARVED_SECONDS

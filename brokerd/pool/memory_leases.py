@@ -56,6 +56,20 @@ class MemoryLeases:
             backoff_bound_seconds=backoff.bound_seconds,
         )
 
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back; without an errand unless a newer spec set one."""
+        lease = self._require_held(fence)
+        is_newer = self._state.accounts[fence.account_id].generation > generation
+        self._state.leases[fence.account_id] = replace(
+            lease,
+            owner=None,
+            not_before=None,
+            attempt=0,
+            backoff_bound_seconds=0.0,
+            queued_at=self._state.clock.now(),
+            has_errand=lease.has_errand and is_newer,
+        )
+
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Store the backoff while the lease is kept."""
         self._state.leases[fence.account_id] = replace(

@@ -116,6 +116,13 @@ class PostgresLeases:
         """Give the slot back; the link queues again once the delay passed."""
         await self._update(self._release, fence, backoff, delay_seconds=delay_seconds)
 
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back; without an errand unless a newer spec set one."""
+        values = {**_fence(fence), "done_generation": generation}
+        async with self._database.statement() as connection:
+            finished = await connection.execute(_FINISH, values)
+        _require_held(finished.rowcount)
+
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Store the backoff while the lease is kept."""
         await self._update(_SAVE_BACKOFF, fence, backoff)
@@ -147,6 +154,20 @@ class PostgresLeases:
         _require_held(updated.rowcount)
 
 
+_FINISH = (
+    sa.update(leases)
+    .where(_FENCE, accounts.c.account_id == leases.c.account_id)
+    .values(
+        owner=None,
+        not_before=None,
+        attempt=0,
+        backoff_bound=0.0,
+        queued_at=sa.func.now(),
+        has_errand=sa.and_(
+            leases.c.has_errand, accounts.c.generation > sa.bindparam("done_generation")
+        ),
+    )
+)
 _SAVE_BACKOFF = (
     sa.update(leases)
     .where(_FENCE)

@@ -35,6 +35,7 @@ async def test_get_shows_the_body_of_the_reference(api):
     assert set(status) == {
         *("observedGeneration", "phase", "node", "leaseEpoch", "since", "nextAttemptAt"),
         *("attempt", "queue", "sync", "userAction", "conditions"),
+        *("metaapiAccountId", "credentialVersion"),
     }
     assert set(status["queue"]) == {"position", "positionAgeSeconds", "waitingSeconds"}
     assert set(status["sync"]) == {

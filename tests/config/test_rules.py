@@ -41,6 +41,7 @@ def test_defaults_break_no_rule() -> None:
         ("link", {"stream_overlap_seconds": 901.0}, "link.reconnect_overlap_seconds"),
         ("link", {"reconnect_overlap_seconds": 259_201.0}, "link.rolling_overlap_seconds"),
         ("link", {"connect_timeout_seconds": 19.0}, "link.connect_timeout_seconds"),
+        ("link", {"silence_seconds": 19.0}, "link.silence_seconds"),
         ("link", {"silence_seconds": float("nan")}, "link.silence_seconds"),
         ("link", {"stable_seconds": float("inf")}, "link.stable_seconds"),
         ("ledger", {"buffer_deals": 999}, "ledger.buffer_deals"),

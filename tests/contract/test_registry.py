@@ -17,6 +17,7 @@ from brokerd.api.ports import Registry
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, QueueSettings, Secret
+from brokerd.connector.link import NEVER_SECONDS
 from brokerd.connector.ports import LeaseHandle
 from brokerd.domain import (
     Backoff,
@@ -435,6 +436,17 @@ async def test_a_pause_does_not_cut_a_backoff_short(rig):
     assert record.not_before is not None
     assert record.queue is None
     assert await rig.claim() == []
+
+
+async def test_a_resumed_link_is_not_kept_waiting_for_ever(rig):
+    """A wait that only its client can end is over when the client pauses and resumes."""
+    await rig.put(A)
+    (claim,) = await rig.claim()
+    await rig.release(claim, delay_seconds=NEVER_SECONDS)
+    assert await rig.claim() == []
+    await rig.put(A, spec(desired=Desired.PAUSED))
+    await rig.put(A)
+    assert len(await rig.claim()) == 1
 
 
 async def test_a_full_queue_refuses_who_would_join_it(rig):

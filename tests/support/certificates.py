@@ -1,56 +1,33 @@
-"""Certificates for a server on localhost: good ones, and such as no client may accept."""
+"""Certificates for tests, made by the openssl command."""
 
-import ssl
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import asyncio
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-FAULTS = ("expired", "other_host", "stranger")
+from brokerd.sandbox.server import Certificate
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Both sides of a connection."""
+async def make_certificate(folder: Path) -> tuple[Path, Certificate]:
+    """Let openssl make a CA of our own and a certificate for 127.0.0.1 that it signed."""
+    ca, ca_key = folder / "ca.pem", folder / "ca.key"
+    cert, key, request = folder / "cert.pem", folder / "cert.key", folder / "cert.csr"
+    extensions = folder / "extensions"
+    extensions.write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "1")
+    usage = ("-addext", "keyUsage=critical,keyCertSign")
+    await openssl("req", "-x509", *curve, *usage, "-subj", "/CN=ca", "-keyout", ca_key, "-out", ca)
+    await openssl("req", "-new", *curve, "-subj", "/CN=sandbox", "-keyout", key, "-out", request)
+    signing = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "1")
+    await openssl("x509", "-req", "-in", request, *signing, "-extfile", extensions, "-out", cert)
+    return ca, Certificate(cert=cert, key=key)
 
-    server: ssl.SSLContext
-    client: ssl.SSLContext
 
-
-def self_signed(folder: Path, *, fault: str | None = None) -> Tls:
-    """Make a certificate with a fault; the client trusts it unless it is a stranger's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    host = "elsewhere.test" if fault == "other_host" else "localhost"
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    age = timedelta(days=400) if fault == "expired" else timedelta(days=1)
-    begin = datetime.now(UTC) - age
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+async def openssl(*arguments: str | Path) -> None:
+    """Run the openssl command; what it says is shown when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        "openssl",
+        *map(str, arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path = folder / "server.pem"
-    path.write_bytes(secret + pem)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(path)
-    client = ssl.create_default_context()
-    if fault != "stranger":
-        client.load_verify_locations(cadata=pem.decode())
-    return Tls(server=server, client=client)
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

@@ -49,7 +49,11 @@ from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.simulated import SimulatedMetaApi
-from brokerd.sandbox.simulated_session import domain_deal
+from brokerd.sandbox.simulated_session import (
+    SimulatedSession,
+    SimulatedSettings,
+    domain_deal,
+)
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState, TransitionRow
@@ -62,6 +66,9 @@ PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 class VirtualClock:
     """The loop's time from a fixed beginning; outside a loop, the beginning."""
 
+    def __init__(self) -> None:
+        self._jumped_seconds = 0.0
+
     def now(self) -> datetime:
         """Return the wall clock."""
         return START + timedelta(seconds=self.monotonic())
@@ -69,9 +76,13 @@ class VirtualClock:
     def monotonic(self) -> float:
         """Return the loop's time."""
         try:
-            return asyncio.get_running_loop().time()
+            return asyncio.get_running_loop().time() + self._jumped_seconds
         except RuntimeError:
             return 0.0
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass in which the process does not run."""
+        self._jumped_seconds += seconds
 
     def boottime(self) -> float:
         """Return the loop's time."""
@@ -88,11 +99,14 @@ class WarpedMetaApi(SimulatedMetaApi):
     account information is read.
     """
 
-    def __init__(self, broker: Broker, *, faults: Faults) -> None:
-        super().__init__(broker, faults=faults)
+    def __init__(
+        self, broker: Broker, *, faults: Faults, settings: SimulatedSettings | None = None
+    ) -> None:
+        super().__init__(broker, faults=faults, settings=settings)
         self.hidden: set[DealId] = set()
         self.finds_hidden = True
         self.refusal: BrokerdError | None = None
+        self._refusals: list[BrokerdError] = []
         self.history_failures: list[BrokerdError] = []
         self.before_page: Callable[[], None] | None = None
         self.between_pages: Callable[[], None] | None = None
@@ -100,18 +114,22 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
         self.is_history_shuffled = False
+        self.accounts_asked_at: list[float] = []
         self.history_asked_at: list[float] = []
+        self.information_asked_at: list[float] = []
         self.history_asked_from: list[datetime] = []
         self.opened: list[MetaApiRef] = []
         self.opened_from: list[datetime] = []
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account, or refuse."""
+        self.accounts_asked_at.append(self.broker.clock.monotonic())
         self._refuse_as_told()
         return replace(await super().account(remote), **self.record_changes)
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read what the terminal shows, or what a test says it shows."""
+        self.information_asked_at.append(self.broker.clock.monotonic())
         self._refuse_as_told()
         if self.before_reading is not None:
             self.before_reading()
@@ -159,7 +177,13 @@ class WarpedMetaApi(SimulatedMetaApi):
         ]
         return deals_from_json(b"[" + b",".join(records) + b"]")
 
+    def refuse_once(self, refusal: BrokerdError) -> None:
+        """Refuse the next request."""
+        self._refusals.append(refusal)
+
     def _refuse_as_told(self) -> None:
+        if self._refusals:
+            raise self._refusals.pop(0)
         if self.refusal is not None:
             raise self.refusal
 
@@ -203,6 +227,7 @@ class WiredLeases(MemoryLeases):
         super().__init__(state, patience_seconds=PATIENCE)
         self._wire = wire
         self.cancellations_seen: list[int] = []
+        self.messages: list[str] = []
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
         """Report if the store can be reached, as late as told."""
@@ -213,6 +238,8 @@ class WiredLeases(MemoryLeases):
         if self._wire.report_seconds:
             await asyncio.sleep(self._wire.report_seconds.pop(0))
         await super().report(fence, status)
+        if status.message and status.message not in self.messages[-1:]:
+            self.messages.append(status.message)
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
         """Release if the store can be reached."""
@@ -241,6 +268,7 @@ class World:
         past: Past | None = None,
         settings: LinkSettings | None = None,
         sync_from: datetime | None = None,
+        status_seconds: float = 10.0,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
@@ -253,7 +281,11 @@ class World:
         server = open_server(self.broker, ServerSpec(platform=platform))
         self.account = self.broker.add_account(AccountSpec(server=server))
         self.market.seed(self.account, past or Past(deals=40, days=20))
-        self.service = WarpedMetaApi(self.broker, faults=self.faults)
+        self.service = WarpedMetaApi(
+            self.broker,
+            faults=self.faults,
+            settings=SimulatedSettings(status_seconds=status_seconds),
+        )
         self.wire = Wire()
         self.leases = WiredLeases(self.state, self.wire)
         self.queue = MemoryQueue(self.state)
@@ -376,6 +408,12 @@ class World:
         return self.state.links.get(self.account_id)
 
     @property
+    def session(self) -> SimulatedSession:
+        """Return the one session that is open."""
+        [session] = self.service._sessions[self.account.metaapi_id]
+        return session
+
+    @property
     def lease(self) -> LeaseRow:
         """Return the stored lease."""
         return self.state.leases[self.account_id]
@@ -384,6 +422,11 @@ class World:
     def phases(self) -> list[Phase]:
         """Return every phase the link went through, in order."""
         return [row.phase for row in self.state.transitions]
+
+    @property
+    def losses(self) -> list[str]:
+        """Return what each failed attempt said, in order."""
+        return self.leases.messages
 
     @property
     def reasons(self) -> list[str]:

@@ -29,7 +29,7 @@ from brokerd.connector.governor.scopes import (
 )
 from brokerd.connector.governor.share import Division, divide
 from brokerd.connector.governor.sockets import Sockets
-from brokerd.errors import BrokerdError, Held, RemoteUnavailable, Throttled
+from brokerd.errors import BrokerdError, Held, RemoteUnavailable, Throttled, ValidationLocked
 from brokerd.telemetry import Metrics
 
 MAX_IDLE_LINES = 256
@@ -179,7 +179,13 @@ class Governor:
         self._breakers.learn(call, failure, is_answered=passage.is_answered)
 
     def _hold(self, call: Call, failure: Throttled) -> None:
-        """Hold the scope that a 429 names; for one that names none see `throttled_scope`."""
+        """Hold the scope that a 429 names; for one that names none see `throttled_scope`.
+
+        A lock of one account's credentials is no limit of requests: it holds nothing here.
+        """
+        self._ports.metrics.throttled.labels(scope=failure.scope).inc()
+        if isinstance(failure, ValidationLocked):
+            return
         now = self._ports.clock.monotonic()
         narrow = scopes_of(call)[0]
         other, until = self._unnamed.get(call.token, (narrow, now))
@@ -188,7 +194,6 @@ class Governor:
         if scope == narrow and failure.scope != narrow.kind:
             self._unnamed[call.token] = narrow, now + failure.retry_after_seconds
         self._line(scope).hold(failure.retry_after_seconds)
-        self._ports.metrics.throttled.labels(scope=failure.scope).inc()
 
     def _line(self, scope: Scope) -> Line:
         line = self._lines.get(scope)

@@ -9,6 +9,7 @@ from brokerd.connector.governor.buckets import Limit, slice_of
 from brokerd.connector.governor.ports import Demand, Drawn
 from brokerd.connector.governor.share import pot_wait_seconds
 from brokerd.store.memory import AccountRow, MemoryState
+from brokerd.store.place import named_id
 
 
 class MemoryCensus:
@@ -26,7 +27,7 @@ class MemoryCensus:
         """Count the accounts that are neither stopped nor deleted."""
         groups = defaultdict[tuple[str, str], list[AccountRow]](list)
         for row in self._state.accounts.values():
-            if row.deleted_at is None and row.spec.desired != "stopped":
+            if row.deleted_at is None and row.spec.desired != "stopped" and _id(row) is not None:
                 remote = row.spec.metaapi
                 groups[remote.token, remote.region].append(row)
         return [
@@ -34,10 +35,14 @@ class MemoryCensus:
                 token=token,
                 region=region,
                 accounts=len(rows),
-                example_account_id=min(row.spec.metaapi.account_id for row in rows),
+                example_account_id=min(_id(row) or "" for row in rows),
             )
             for (token, region), rows in sorted(groups.items())
         ]
+
+
+def _id(row: AccountRow) -> str | None:
+    return named_id(row.spec.metaapi) or row.created_id
 
 
 @dataclass(slots=True)

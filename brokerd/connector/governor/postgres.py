@@ -13,14 +13,16 @@ _LIVE_NODES = (
     .select_from(nodes)
     .where(nodes.c.closed_at.is_(None), nodes.c.max_links > 0)
 )
+_ACCOUNT_ID = sa.func.coalesce(accounts.c.metaapi_account_id, accounts.c.created_account_id)
 _DEMANDS = (
     sa.select(
         accounts.c.token,
         accounts.c.region,
         sa.func.count().label("accounts"),
-        sa.func.min(accounts.c.metaapi_account_id).label("example"),
+        sa.func.min(_ACCOUNT_ID).label("example"),
     )
     .where(accounts.c.deleted_at.is_(None), accounts.c.desired != "stopped")
+    .where(_ACCOUNT_ID.is_not(None))
     .group_by(accounts.c.token, accounts.c.region)
     .order_by(accounts.c.token, accounts.c.region)
 )

@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from brokerd.connector.metaapi_rest.hints import hinted_seconds
+from brokerd.connector.metaapi_rest.validations import advice, refusal_kind
 from brokerd.errors import (
     BrokerdError,
     Forbidden,
@@ -25,14 +26,18 @@ from brokerd.errors import (
     TopUpRequired,
     Transient,
     Unauthorized,
+    ValidationLocked,
 )
 
 DEFAULT_THROTTLE_SECONDS = 10.0
 """The wait after a 429 that says nothing of it."""
+LOCK_SECONDS = 3600.0
+"""How long MetaApi checks no credentials of an account after too many bad ones (metaapi.md 2.3)."""
 
 _QUOTED_LENGTH = 300
 _REQUEST_ID = re.compile(r"\s*\([0-9a-f]{32}\)\s*$")
 _NOT_CONNECTED = re.compile(r"not connected to broker", re.IGNORECASE)
+_LOCKED = re.compile(r"validation .*rejected too many times", re.IGNORECASE)
 _SCOPES = {"perUser": "user", "perServer": "server", "perAccount": "account"}
 _SERVER_FAILED = 500
 _TOO_MANY = 429
@@ -85,12 +90,20 @@ def failure(answer: Answer, *, call: str) -> BrokerdError:
         return _throttled(answer, body, said)
     if answer.status in _SERVER_SLOW:
         return RemoteUnavailable(said, retry_after_seconds=_hint(answer, body))
-    if answer.status in _UNPAID and _MONEY.search(_text(body.message)):
-        return TopUpRequired(f"{said}{_TOP_UP}")
     if answer.status >= _REFUSED:
-        kind, advice = _REFUSALS.get(answer.status, (InvalidRequest, ""))
-        return kind(f"{said}{advice}")
-    return MalformedAnswer(f"{said}, where 200 was expected")
+        return _refused(answer, body, said)
+    return MalformedAnswer(f"{said}, where another success was expected")
+
+
+def _refused(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError:
+    message = _text(body.message)
+    if answer.status in _UNPAID and _MONEY.search(message):
+        return TopUpRequired(f"{said}{_TOP_UP}")
+    if answer.status == _REFUSED:
+        invalid = refusal_kind(error=_text(body.error), message=message, details=body.details)
+        return (invalid or InvalidRequest)(f"{said}{advice(body.details)}")
+    kind, what_to_do = _REFUSALS.get(answer.status, (InvalidRequest, ""))
+    return kind(f"{said}{what_to_do}")
 
 
 def _server_failure(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError:
@@ -105,6 +118,9 @@ def _server_failure(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError
 
 def _throttled(answer: Answer, body: _ErrorBody, said: str) -> Throttled:
     wait = _hint(answer, body)
+    if _LOCKED.search(_text(body.message)):
+        seconds = LOCK_SECONDS if wait is None else wait
+        return ValidationLocked(said, retry_after_seconds=seconds, scope="account")
     return Throttled(
         said,
         retry_after_seconds=DEFAULT_THROTTLE_SECONDS if wait is None else wait,

@@ -6,9 +6,9 @@ replaced (`from None`), and a token echoed in an error body is blotted out.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ from brokerd.telemetry import Metrics
 MAX_CONNECTIONS = 32
 KEEPALIVE_SECONDS = 60.0
 
-_OK = 200
+_OK = frozenset({200})
 _SECRET_LENGTH = 8  # what is shorter hides nothing, and blotting it would garble the body
 
 T = TypeVar("T")
@@ -40,9 +40,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One GET. `method` is its name in metrics, `call` what a human is told was attempted.
+    """One request. `method` is its name in metrics, `call` what a human is told was attempted.
 
-    `service`, `region` and `account_id` say who is charged for it; see `governor.ports.Call`.
+    `service`, `region`, `account_id` and `is_spending` say who is charged for it; see
+    `governor.ports.Call`. What is not `is_repeatable` is never sent again by itself. `secret` is
+    what the content holds and no error may quote.
     """
 
     method: str
@@ -52,6 +54,13 @@ class Request:
     service: Service
     region: str | None = None
     account_id: str | None = None
+    is_spending: bool = False
+    verb: str = "GET"
+    content: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    accepted: frozenset[int] = _OK
+    is_repeatable: bool = True
+    secret: Secret | None = None
 
     @property
     def governed(self) -> Call:
@@ -62,6 +71,7 @@ class Request:
             token=self.token,
             region=self.region,
             account_id=self.account_id,
+            is_spending=self.is_spending,
         )
 
 
@@ -113,11 +123,22 @@ class Transport:
 
         `count` says how many items of history it holds, where MetaApi charges for them.
         """
+        return await self._insist(request, lambda answer: read(answer.body), count)
+
+    async def send(self, request: Request, read: Callable[[Answer], T]) -> T:
+        """Return what `read` makes of the whole answer; raises as `get` does."""
+        if not request.is_repeatable:
+            return await self._attempt(request, read, None)
+        return await self._insist(request, read, None)
+
+    async def _insist(
+        self, request: Request, read: Callable[[Answer], T], count: Callable[[T], int] | None
+    ) -> T:
         # a copy: tenacity keeps where an iteration stands on the object
         return await self._ports.retrying.copy()(self._attempt, request, read, count)
 
     async def _attempt(
-        self, request: Request, read: Callable[[bytes], T], count: Callable[[T], int] | None
+        self, request: Request, read: Callable[[Answer], T], count: Callable[[T], int] | None
     ) -> T:
         self._check_token(request)
         async with self._ports.gate.passing(request.governed) as passage:
@@ -147,7 +168,12 @@ class Transport:
         sent_at = self._ports.clock.now()
         try:
             async with asyncio.timeout(seconds):  # httpx bounds each step, a trickle has many
-                response = await self._ports.http.get(request.url, headers=self._headers(request))
+                response = await self._ports.http.request(
+                    request.verb,
+                    request.url,
+                    headers=self._headers(request),
+                    content=request.content,
+                )
         except (TimeoutError, httpx.TimeoutException):
             problem = f"{request.call} failed: no answer within {seconds:g} s"
             raise RemoteUnavailable(problem) from None
@@ -170,8 +196,8 @@ class Transport:
             body=response.content,
             answered_at=self._ports.gate.server_now(request.service),
         )
-        if answer.status != _OK:
-            raise failure(self._blotted(answer, request.token), call=request.call)
+        if answer.status not in request.accepted:
+            raise failure(self._blotted(answer, request), call=request.call)
         return answer
 
     def _check_token(self, request: Request) -> None:
@@ -187,18 +213,20 @@ class Transport:
             )
 
     def _headers(self, request: Request) -> dict[str, str]:
-        return {"auth-token": self._settings.tokens[request.token].reveal()}
+        return {"auth-token": self._settings.tokens[request.token].reveal(), **request.headers}
 
-    def _blotted(self, answer: Answer, token: str) -> Answer:
-        secret = self._settings.tokens[token].reveal().encode()
-        if len(secret) < _SECRET_LENGTH:
-            return answer
-        return replace(answer, body=answer.body.replace(secret, b"[token]"))
+    def _blotted(self, answer: Answer, request: Request) -> Answer:
+        body = answer.body
+        for secret in (self._settings.tokens[request.token], request.secret):
+            hidden = b"" if secret is None else secret.reveal().encode()
+            if len(hidden) >= _SECRET_LENGTH:
+                body = body.replace(hidden, b"[secret]")
+        return replace(answer, body=body)
 
 
-def _read(answer: Answer, request: Request, read: Callable[[bytes], T]) -> T:
+def _read(answer: Answer, request: Request, read: Callable[[Answer], T]) -> T:
     try:
-        return read(answer.body)
+        return read(answer)
     except MalformedAnswer as error:
         raise MalformedAnswer(f"{request.call} failed: {error}") from None
 

@@ -22,6 +22,7 @@ from brokerd.errors import (
     Throttled,
     TopUpRequired,
     Unauthorized,
+    ValidationLocked,
 )
 from brokerd.store.memory import MemoryState
 from brokerd.telemetry import Metrics
@@ -155,6 +156,16 @@ async def test_provisioning_is_held_by_itself():
     await held(node, replace(record, account_id="a-2"))
     await node.send()
     await node.send(replace(record, token="other"))
+
+
+async def test_locked_credentials_hold_no_request():
+    """One account's credentials are locked for an hour: its token's requests go on."""
+    node = Node()
+    update = Call(service=Service.PROVISIONING, method="update", token="main", account_id="a-1")
+    locked = ValidationLocked("429", retry_after_seconds=3_600.0, scope="account")
+    await node.fail(update, failure=locked)
+    await node.send(replace(update, account_id="a-2"), seconds=0)
+    await node.send(seconds=0)
 
 
 async def test_f13_a_hold_of_hours_is_told_at_once():

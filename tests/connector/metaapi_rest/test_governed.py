@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import respx
-from certificates import FAULTS, self_signed
+from faulty_certificates import FAULTS, self_signed
 
 from brokerd.config.settings import GovernorSettings
 from brokerd.connector.metaapi_rest.client import MetaApiRest
