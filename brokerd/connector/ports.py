@@ -272,7 +272,10 @@ class LeaseHandle(Protocol):
         """Store the link's status, and the transition when its phase changed."""
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
-        """Give the slot back; the link may be claimed again after the delay."""
+        """Give the slot back; the link may be claimed again after the delay.
+
+        At once if its spec changed and nobody reported to have seen that: it may be what it needs.
+        """
 
     async def finish(self, fence: Fence, *, generation: int) -> None:
         """Give the lease back: the errand of that generation is done. A newer one waits on."""

@@ -183,6 +183,11 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Refuse the next request."""
         self._refusals.append(refusal)
 
+    def forgive(self) -> None:
+        """Refuse nothing any more."""
+        self.refusal = None
+        self._refusals.clear()
+
     def _refuse_as_told(self) -> None:
         if self._refusals:
             raise self._refusals.pop(0)
@@ -195,12 +200,14 @@ class Wire:
     """The way to Postgres. `report_seconds` are taken, one each, by the coming reports."""
 
     is_cut: bool = False
+    refused: int = 0
     reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
 
     def send(self) -> None:
         """Reach the store, or not."""
         if self.is_cut:
+            self.refused += 1
             raise StoreUnavailable("cut")
 
 
@@ -318,6 +325,7 @@ class World:
             metrics=self.metrics,
         )
         self.link: Link | None = None
+        self._life: asyncio.Task[None] | None = None
         self.claims: list[Claim] = []
         self.is_fenced = False
         self.entered: TransitionRow | None = None
@@ -345,9 +353,26 @@ class World:
             lease, owner=Incarnation(99), epoch=lease.epoch + 1
         )
 
+    def requeue(self) -> None:
+        """End a wait, as the registry does when a link's credentials or account changed."""
+        self.state.leases[self.account_id] = replace(self.lease, not_before=None)
+
+    def die(self) -> None:
+        """End the link's process: no word to the store, and another one takes over."""
+        if self._life is not None:
+            self._life.cancel()
+
     async def run(self) -> None:
         """Do what a pool does for one link: claim it when it waits, run it, again and again."""
-        incarnation = await MemoryNodes(self.state).register("node", max_links=1)
+        nodes = MemoryNodes(self.state)
+        async with asyncio.TaskGroup() as group:
+            while not self.is_fenced:
+                self._life = group.create_task(self._live(nodes))
+                await asyncio.wait({self._life})
+
+    async def _live(self, nodes: MemoryNodes) -> None:
+        incarnation = await nodes.register("node", max_links=1)
+        self.link = None
         while not self.is_fenced:
             for claim in await self.queue.claim(incarnation, limit=1):
                 self.claims.append(claim)
