@@ -1,10 +1,10 @@
 """The service's limits and conditions in process: what a link is told, and what it hears."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
+from link_world import START, VirtualClock
 
 from brokerd.connector.ports import Connected, Disconnected
 from brokerd.domain import MetaApiRef
@@ -18,20 +18,6 @@ from brokerd.sandbox.truth import Broker
 from brokerd.sandbox.users import TopUp
 
 pytestmark = pytest.mark.looptime
-
-START = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
-
-class VirtualClock:
-    """The loop's time from a fixed beginning."""
-
-    def now(self):
-        """Return the wall clock."""
-        return START + timedelta(seconds=self.monotonic())
-
-    def monotonic(self):
-        """Return the loop's time."""
-        return asyncio.get_running_loop().time()
 
 
 class World:

@@ -267,6 +267,7 @@ async def test_a_region_that_is_down_answers_no_client(connect):
                 await client.read_for(2)
             await second.read_for(0.3)
             assert second.of("status")[-1]["connected"]
+            await both.read_for(0.1)  # what was sent before
             before = len(both.packets)
             await both.read_for(0.4)
             assert {packet["accountId"] for packet in both.packets[before:]} == {london}
