@@ -9,10 +9,12 @@ from decimal import Decimal
 from random import Random
 
 from prometheus_client import CollectorRegistry
+from simulated_money import SimulatedPort, build_provisioner
 
 from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
+from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
 from brokerd.connector.wire import deals_from_json
 from brokerd.domain import (
     AccountId,
@@ -306,8 +308,18 @@ class World:
             random=Random(seed + 3),
             metrics=self.metrics,
         )
+        self.money = MemoryMoney(state=self.state)
+        self.port = SimulatedPort(self.service, self.clock)
         self.ports = LinkPorts(
             rest=self.service,
+            provisioning=build_provisioner(
+                rest=self.service,
+                port=self.port,
+                intents=MemoryIntents(self.money),
+                clock=self.clock,
+                metrics=self.metrics,
+                seed=seed + 5,
+            ),
             stream=self.service,
             ledger=self.writer,
             windows=MemoryWindows(self.state),
