@@ -133,7 +133,7 @@ def check_waits(world, *, slack=timedelta(seconds=10)):
 
 
 @settings(
-    max_examples=100,
+    max_examples=60,
     phases=[Step.explicit, Step.reuse, Step.generate, Step.shrink],
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
