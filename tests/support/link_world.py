@@ -93,6 +93,23 @@ class VirtualClock:
         return self.monotonic()
 
 
+class ShiftedClock(VirtualClock):
+    """A clock whose hands are ahead of everybody else's; it runs as fast."""
+
+    def __init__(self, clock: VirtualClock, *, ahead_seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._ahead = timedelta(seconds=ahead_seconds)
+
+    def now(self) -> datetime:
+        """Return the wall clock."""
+        return self._clock.now() + self._ahead
+
+    def monotonic(self) -> float:
+        """Return the loop's time."""
+        return self._clock.monotonic()
+
+
 class WarpedMetaApi(SimulatedMetaApi):
     """The simulated service, whose answers a test can warp.
 
@@ -118,6 +135,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
         self.is_history_shuffled = False
+        self.told: Callable[[str], None] = lambda _what: None
         self.accounts_asked_at: list[float] = []
         self.history_asked_at: list[float] = []
         self.information_asked_at: list[float] = []
@@ -128,12 +146,14 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account, or refuse."""
         self.accounts_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks account")
         self._refuse_as_told()
         return replace(await super().account(remote), **self.record_changes)
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read what the terminal shows, or what a test says it shows."""
         self.information_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks information")
         self._refuse_as_told()
         if self.before_reading is not None:
             self.before_reading()
@@ -145,6 +165,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Read a page without what is hidden."""
         self._refuse_as_told()
         self.history_asked_at.append(self.broker.clock.monotonic())
+        self.told(f"asks deals {offset}")
         self.history_asked_from.append(start)
         if self.history_failures:
             raise self.history_failures.pop(0)
@@ -162,6 +183,7 @@ class WarpedMetaApi(SimulatedMetaApi):
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
         """Find a deal unless it is hidden here too."""
+        self.told("asks ticket")
         self._refuse_as_told()
         page = await super().deals_by_ticket(remote, deal_id=deal_id)
         is_blind = deal_id in self.hidden and not self.finds_hidden
@@ -170,6 +192,7 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
+        self.told("opens")
         self.opened_from.append(synced_through)
         return await super().open(remote, reliability=reliability, synced_through=synced_through)
 
@@ -281,9 +304,12 @@ class World:
         sync_from: datetime | None = None,
         status_seconds: float = 10.0,
         calendar: Calendar | None = None,
+        ahead_seconds: float = 0.0,
+        poll_seconds: float = 1.0,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
+        ours = ShiftedClock(self.clock, ahead_seconds=ahead_seconds)
         self.state = MemoryState(clock=self.clock)
         self.settings = settings or LinkSettings()
         self.metrics = Metrics(CollectorRegistry())
@@ -304,7 +330,7 @@ class World:
         self.writer = Writer(
             WiredLedger(self.state, self.wire),
             settings=LedgerSettings(),
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 3),
             metrics=self.metrics,
         )
@@ -328,15 +354,16 @@ class World:
             incidents=IncidentDesk(
                 HealthSettings(),
                 calendar=calendar or Calendar(),
-                clock=self.clock,
+                clock=ours,
                 metrics=self.metrics,
             ),
             settings=self.settings,
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 4),
             metrics=self.metrics,
         )
         self.link: Link | None = None
+        self._poll_seconds = poll_seconds
         self._life: asyncio.Task[None] | None = None
         self.claims: list[Claim] = []
         self.is_fenced = False
@@ -394,7 +421,7 @@ class World:
                 except Fenced:
                     self.is_fenced = True
                 self.link = None
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._poll_seconds)
 
     # What the broker does.
 
