@@ -379,9 +379,12 @@ async def test_nothing_is_started_for_one_who_must_pay_first():
 @pytest.mark.parametrize("status", [400, 402])
 async def test_the_form_of_that_refusal_is_a_rule(status):
     """Sources name three statuses."""
-    async with provisioning_client(replace(FAST, top_up_status=status)) as client:
+    rules = replace(FAST, top_up_status=status, top_up_message="Insufficient funds")
+    async with provisioning_client(rules) as client:
         client.sandbox.state.users.default.top_up = TopUp.COSTS
-        assert (await client.create()).status_code == status
+        answer = await client.create()
+        assert answer.status_code == status
+        assert answer.json()["message"].startswith("Insufficient funds (")
 
 
 async def test_a_user_may_be_refused_everything_until_it_pays():
