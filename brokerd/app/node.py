@@ -16,7 +16,7 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
-from brokerd.app.governor import build_fleet, build_governor
+from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
 from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
 from brokerd.app.parts import Foundation, Membership, Node
 from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
@@ -89,7 +89,9 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         )
         node = _build(base, membership, ports)
         watch = FeedWatch(base.database, metrics=metrics)
-        yield replace(node, upkeep=(partitions, watch, fleet))
+        rest = rest_ports(base, http=ports.http, governor=ports.governor)
+        quotas = build_quota_watch(base, fleet, rest=rest)
+        yield replace(node, upkeep=(partitions, watch, fleet, quotas))
 
 
 async def _open_redis(
