@@ -10,6 +10,7 @@ from brokerd.connector.governor.postgres import PostgresCensus
 from brokerd.connector.governor.quota_watch import QuotaWatch
 from brokerd.connector.governor.redis import RedisPot
 from brokerd.connector.metaapi_rest.quotas import MetaApiQuotas
+from brokerd.connector.metaapi_rest.raw import MetaApiRaw
 from brokerd.connector.metaapi_rest.transport import RestPorts
 from brokerd.store.redis import namespace_of
 
@@ -42,7 +43,7 @@ def build_governor(base: Foundation, fleet: Fleet) -> Governor:
 def build_quota_watch(base: Foundation, fleet: Fleet, *, rest: RestPorts) -> QuotaWatch:
     """Build what warns before MetaApi's quotas refuse links."""
     return QuotaWatch(
-        MetaApiQuotas(base.settings.metaapi, ports=rest),
+        MetaApiQuotas(MetaApiRaw(base.settings.metaapi, ports=rest)),
         fleet=fleet,
         settings=base.settings.governor,
         metrics=base.metrics,

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
 
-import msgspec
-
 from brokerd.connector.governor.ports import Demand, Quota, Usage
-from brokerd.errors import MalformedAnswer
 
 _SCOPES = {"perUser": "user", "perServer": "server", "perAccount": "account"}
 _PERIOD = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
@@ -49,27 +46,26 @@ class Headroom:
         return self.left < self.allowed * warning_ratio
 
 
-def quotas_from_json(body: bytes) -> Sequence[Quota]:
-    """Read quotas by region; raises `MalformedAnswer` for what is no JSON."""
+def quotas_of(answer: object) -> Sequence[Quota]:
+    """Read quotas by region out of decoded JSON."""
     return [
         Quota(
             region=region,
             accounts=_quota(record.get("maxAccounts")),
             deployed=_quota(record.get("maxDeployedG2Accounts")),
         )
-        for region, record in _by_region(_decoded(body))
+        for region, record in _by_region(answer)
     ]
 
 
-def usages_from_json(body: bytes) -> Sequence[Usage]:
-    """Read credits by scope and period; raises `MalformedAnswer` for what is no JSON."""
-    found = _decoded(body)
-    if not isinstance(found, Mapping):
+def usages_of(answer: object) -> Sequence[Usage]:
+    """Read credits by scope and period out of decoded JSON."""
+    if not isinstance(answer, Mapping):
         return ()
     return [
         usage
         for key, scope in _SCOPES.items()
-        for record in _records(found.get(key))
+        for record in _records(answer.get(key))
         if (usage := _usage(scope, record)) is not None
     ]
 
@@ -101,14 +97,6 @@ def headrooms(
         whole = Headroom(token=token, region="", kind=kind, allowed=subscriptions, wanted=total)
         found.append(whole)
     return found
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        decoded: object = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise MalformedAnswer(f"not JSON: {error}") from None
-    return decoded
 
 
 def _by_region(found: object) -> Iterator[tuple[str, Mapping[str, object]]]:

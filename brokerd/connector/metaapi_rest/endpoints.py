@@ -16,6 +16,7 @@ from brokerd.errors import InvalidRequest
 
 DISCOVERY_PATH = "/users/current/servers/mt-client-api"
 QUOTAS_PATH = "/users/current/quotas"
+REGIONS_PATH = "/users/current/regions"
 
 ACCOUNTS_PATH = "/users/current/accounts"
 
@@ -73,6 +74,11 @@ def account_information_path(account_id: str) -> str:
 def credits_path(account_id: str) -> str:
     """Return the path of the credits in the way of an account's calls."""
     return f"{account_path(account_id)}/credits"
+
+
+def server_time_path(account_id: str) -> str:
+    """Return the path of the time at an account's broker."""
+    return f"{account_path(account_id)}/server-time"
 
 
 def deals_path(account_id: str, *, start: datetime, end: datetime, offset: int) -> str:
