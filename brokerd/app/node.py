@@ -16,7 +16,7 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
-from brokerd.app.governor import build_fleet, build_governor
+from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
 from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
 from brokerd.app.parts import Foundation, Membership, Node
 from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
@@ -97,12 +97,14 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             notifier=notifier,
         )
         node = _build(base, membership, ports)
+        rest = rest_ports(base, http=ports.http, governor=ports.governor)
         upkeep = (
             partitions,
             FeedWatch(base.database, metrics=metrics),
             PastUpkeep(PostgresPast(base.database)),
             base.incidents,
             fleet,
+            build_quota_watch(base, fleet, rest=rest),
         )
         yield replace(node, upkeep=upkeep)
 

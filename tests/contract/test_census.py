@@ -19,6 +19,7 @@ from brokerd.domain import (
     Identity,
     LinkId,
     LinkSpec,
+    MetaApiPlace,
     MetaApiRef,
     Platform,
     Priority,
@@ -36,6 +37,7 @@ ACCOUNTS = [
     ("main", "tokyo", "c", "live", False),
     ("other", "london", "d", "live", False),
     ("other", "london", "0", "live", True),
+    ("other", "tokyo", None, "live", False),
 ]
 NODES = [
     # name, max_links, is closed
@@ -65,7 +67,11 @@ async def in_memory() -> AsyncIterator[World]:
                 user_id=UserId("u"),
                 desired=Desired(desired),
                 priority=Priority.NORMAL,
-                metaapi=MetaApiRef(token=token, account_id=account, region=region),
+                metaapi=(
+                    MetaApiRef(token=token, account_id=account, region=region)
+                    if account
+                    else MetaApiPlace(token=token, region=region)
+                ),
                 identity=Identity(
                     platform=Platform.MT5, login=str(number), server="Demo", currency="USD"
                 ),
@@ -137,6 +143,13 @@ async def world(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
         yield each
 
 
+def demand(token: str, region: str, accounts: int, example: str) -> Demand:
+    """Describe accounts that all exist."""
+    return Demand(
+        token=token, region=region, wanted=accounts, accounts=accounts, example_account_id=example
+    )
+
+
 async def test_an_empty_fleet(world: World) -> None:
     """Nobody lives and nothing is wanted."""
     assert await world.census.live_nodes() == 0
@@ -148,9 +161,10 @@ async def test_who_lives_and_what_is_wanted(world: World) -> None:
     await world.fill()
     assert await world.census.live_nodes() == 2
     assert list(await world.census.demands()) == [
-        Demand(token="main", region="london", accounts=2, example_account_id="a"),
-        Demand(token="main", region="tokyo", accounts=1, example_account_id="c"),
-        Demand(token="other", region="london", accounts=1, example_account_id="d"),
+        demand("main", "london", 2, "a"),
+        demand("main", "tokyo", 1, "c"),
+        demand("other", "london", 1, "d"),
+        Demand(token="other", region="tokyo", wanted=1, accounts=0, example_account_id=None),
     ]
 
 

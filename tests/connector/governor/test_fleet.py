@@ -30,7 +30,13 @@ class Counted:
     async def demands(self):
         """Count accounts."""
         return [
-            Demand(token="main", region=region, accounts=self.accounts, example_account_id="a")
+            Demand(
+                token="main",
+                region=region,
+                wanted=self.accounts,
+                accounts=self.accounts,
+                example_account_id="a",
+            )
             for region in ("london", "tokyo")
         ]
 
