@@ -13,6 +13,8 @@ from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.writer import Writer
@@ -38,6 +40,8 @@ class Foundation:
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
+    calendar: Calendar
+    incidents: IncidentDesk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

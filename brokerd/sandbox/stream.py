@@ -102,6 +102,7 @@ class StreamService:
             case ChangeKind.SYMBOLS:
                 self._symbols_changed(change)
             case ChangeKind.REMOVED:
+                self.registry.forget(change.account.metaapi_id)
                 self._held.pop(change.account.metaapi_id, None)
             case _:
                 pass  # MetaApi shows no quiet change on the stream (metaapi.md 9.8)

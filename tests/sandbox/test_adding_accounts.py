@@ -80,6 +80,15 @@ async def test_creating_is_accepted_until_settings_are_detected(form):
         assert client.charged(ChargeKind.ACCOUNT_ADDED) == 1
 
 
+async def test_a_refusal_ends_a_transaction():
+    """The same id sent again is a new attempt: detected anew, and charged anew."""
+    async with provisioning_client(replace(FAST, detection_polls=1)) as client:
+        for _ in range(2):
+            assert (await client.create("f" * 32, password="wrong")).status_code == 202
+            assert details(await client.create("f" * 32, password="wrong")) == "E_AUTH"
+        assert client.charged(ChargeKind.FAILED_ATTEMPT) == 2
+
+
 async def test_detection_takes_its_time():
     """However often it is asked, it is not over sooner."""
     rules = replace(FAST, detection_seconds=1500)
@@ -265,6 +274,7 @@ async def test_a_password_changed_at_the_broker_costs_the_terminal_its_login():
 
         path = f"{ACCOUNTS}/{account_id}"
         assert (await client.http.put(path, json={"password": "new"})).status_code == 204
+        client.login.set_trouble(None)  # its terminals try again, with what they were started with
         shown = await client.shown(account_id)
         assert shown["connectionStatus"] == "DISCONNECTED_FROM_BROKER"
         assert (await client.tell(account_id, "redeploy")).status_code == 204

@@ -9,12 +9,16 @@ from random import Random
 import pytest
 from link_world import PATIENCE, START, VirtualClock, WarpedMetaApi, spec_of
 from prometheus_client import CollectorRegistry
+from simulated_money import SimulatedPort, build_provisioner
 
-from brokerd.config.settings import LedgerSettings, LinkSettings, PoolSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings, PoolSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import LinkPorts
+from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
 from brokerd.domain import AccountId, LinkId, Phase, Proof
 from brokerd.errors import Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.writer import Writer
@@ -160,11 +164,21 @@ class Node:
         leases = MemoryLeases(fleet.state, patience_seconds=PATIENCE)
         ports = LinkPorts(
             rest=fleet.service,
+            provisioning=build_provisioner(
+                rest=fleet.service,
+                port=SimulatedPort(fleet.service, fleet.clock),
+                intents=MemoryIntents(MemoryMoney(state=fleet.state)),
+                clock=fleet.clock,
+                metrics=metrics,
+            ),
             stream=GatedStream(fleet.service, heartbeat=heartbeat),
             ledger=writer,
             windows=MemoryWindows(fleet.state),
             long_pulls=asyncio.Semaphore(1),
             lease=leases,
+            incidents=IncidentDesk(
+                HealthSettings(), calendar=Calendar(), clock=fleet.clock, metrics=metrics
+            ),
             settings=LinkSettings(),
             clock=fleet.clock,
             random=self.random,

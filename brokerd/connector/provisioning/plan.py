@@ -245,7 +245,8 @@ def _towards_deployed_from(
     is_stale = credentials is not None and credentials.state is CredentialState.UPDATED
     match remote.state:
         case "DEPLOYED" | "DEPLOYING" | "CREATED" if is_stale:
-            return Act(kind=IntentKind.UNDEPLOY)
+            # what would be refused afterwards is better left running with the old password
+            return _refused(now, settings) or Act(kind=IntentKind.UNDEPLOY)
         case "DEPLOYED":
             return Step.DONE
         case "DEPLOYING" | "CREATED":

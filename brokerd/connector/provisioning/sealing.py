@@ -60,7 +60,7 @@ class Vault:
         nonce, box = sealed.box[:_NONCE_BYTES], sealed.box[_NONCE_BYTES:]
         try:
             return Secret(AESGCM(keys.sealing).decrypt(nonce, box, link_id.encode()).decode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # of another link, or no box of ours at all
             return None
 
     def digest(self, identity: Identity, password: Secret) -> str:

@@ -12,6 +12,7 @@ from brokerd.errors import (
     MalformedAnswer,
     NotConnected,
     NotFound,
+    QuotaExceeded,
     Rejected,
     RemoteUnavailable,
     Synchronizing,
@@ -48,7 +49,7 @@ def body_of(error: str, message: str = "Something failed", **more: object) -> di
     ("status", "body", "expected"),
     [
         pytest.param(400, body_of("ValidationError"), InvalidRequest, id="400"),
-        pytest.param(400, body_of("QuotaExceededError"), InvalidRequest, id="400_quota"),
+        pytest.param(400, body_of("QuotaExceededError"), QuotaExceeded, id="400_quota"),
         pytest.param(401, body_of("UnauthorizedError"), Unauthorized, id="401"),
         pytest.param(402, body_of("PaymentRequired"), TopUpRequired, id="402"),
         pytest.param(403, body_of("ForbiddenError"), Forbidden, id="403"),
@@ -120,7 +121,7 @@ def test_no_broker_says_what_it_may_be() -> None:
 def test_details_come_in_any_shape(details: object, shown: str) -> None:
     """List, string or object: what explains the refusal is quoted, an echoed value never."""
     error = failed(400, body_of("ValidationError", "Validation failed", details=details))
-    assert isinstance(error, InvalidRequest)
+    assert isinstance(error, Rejected)
     assert shown in str(error)
     assert "hunter2" not in str(error)
 
