@@ -71,7 +71,7 @@ class Change:
 
 @dataclass(slots=True)
 class _Member:
-    place: Place
+    scopes: Sequence[Scope]
     seen_at: float
     is_live: bool = False
     lost_at: float | None = None
@@ -109,9 +109,9 @@ class Incidents:
 
     def joined(self, link_id: LinkId, place: Place, now: float) -> None:
         """Note that a link runs here, again if it gave its slot back while it was lost."""
-        known = self._members.get(link_id)
-        if known is None or known.place != place:
-            self._members[link_id] = _Member(place=place, seen_at=now)
+        known, scopes = self._members.get(link_id), _scopes(place)
+        if known is None or known.scopes != scopes:
+            self._members[link_id] = _Member(scopes=scopes, seen_at=now)
         else:
             known.seen_at = now
 
@@ -133,9 +133,9 @@ class Incidents:
         if member is None or not member.is_live:
             return
         member.is_live, member.lost_at, member.seen_at = False, now, now
-        incident = self._incident_of(member.place)
+        incident = self._incident_of(member)
         if incident is None:
-            self._open_if_many(member.place, now)
+            self._open_if_many(member, now)
         elif incident.is_returning and self._is_relapse(incident, now):
             self._restart(incident, now)
 
@@ -145,7 +145,7 @@ class Incidents:
         if member is None:
             return
         member.is_live, member.lost_at, member.seen_at = True, None, now
-        incident = self._incident_of(member.place)
+        incident = self._incident_of(member)
         if incident is not None and not incident.is_returning:
             incident.is_returning = True
             incident.next_return_at = now
@@ -155,7 +155,7 @@ class Incidents:
     def turn(self, link_id: LinkId, now: float) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
         member = self._members.get(link_id)
-        incident = None if member is None else self._incident_of(member.place)
+        incident = None if member is None else self._incident_of(member)
         if member is None or incident is None:
             return 0.0
         member.seen_at = now
@@ -184,10 +184,10 @@ class Incidents:
 
     # When links have failed together.
 
-    def _open_if_many(self, place: Place, now: float) -> None:
+    def _open_if_many(self, member: _Member, now: float) -> None:
         narrower: Scope | None = None
         chosen: Scope | None = None
-        for scope in _scopes(place):
+        for scope in member.scopes:
             lost = self._lost_in(scope, now)
             if self._is_many(scope, len(lost)) and self._is_wider(lost, narrower):
                 chosen = scope
@@ -222,7 +222,7 @@ class Incidents:
 
     @staticmethod
     def _is_wider(lost: Sequence[_Member], narrower: Scope | None) -> bool:
-        return narrower is None or not all(_covers(narrower, member.place) for member in lost)
+        return narrower is None or not all(narrower in member.scopes for member in lost)
 
     # How an incident goes on and ends.
 
@@ -250,11 +250,11 @@ class Incidents:
                 del self._open[scope]
                 self._tell(incident, Stage.CLOSED, now)
 
-    def _incident_of(self, place: Place) -> _Incident | None:
-        return next((self._open[scope] for scope in _scopes(place) if scope in self._open), None)
+    def _incident_of(self, member: _Member) -> _Incident | None:
+        return next((self._open[scope] for scope in member.scopes if scope in self._open), None)
 
     def _within(self, scope: Scope) -> Iterator[_Member]:
-        return (member for member in self._members.values() if _covers(scope, member.place))
+        return (member for member in self._members.values() if scope in member.scopes)
 
     def _tell(self, incident: _Incident, stage: Stage, now: float) -> None:
         members = list(self._within(incident.scope))
@@ -278,12 +278,6 @@ def _scopes(place: Place) -> Sequence[Scope]:
     )
 
 
-def _covers(scope: Scope, place: Place) -> bool:
-    return scope in _scopes(place)
-
-
 def _contains(wide: Scope, narrow: Scope, members: dict[LinkId, _Member]) -> bool:
     """Say whether all links of the narrow scope that run here lie in the wide one."""
-    return all(
-        _covers(wide, member.place) for member in members.values() if _covers(narrow, member.place)
-    )
+    return all(wide in member.scopes for member in members.values() if narrow in member.scopes)

@@ -67,11 +67,9 @@ class Provisioner:
 
     def top_up_refusal(self) -> Refused:
         """Return what a user is told who must pay something in first."""
-        return Refused(
-            self.rules.top_up_status,
-            "Your account balance is insufficient. Please top up your account to continue.",
-            error="PaymentRequiredError" if self.rules.top_up_status == _PAYMENT_REQUIRED else None,
-        )
+        status = self.rules.top_up_status
+        error = "PaymentRequiredError" if status == _PAYMENT_REQUIRED else None
+        return Refused(status, self.rules.top_up_message, error=error)
 
     def accounts(self, user: User) -> list[TruthAccount]:
         """Return the user's accounts, oldest first."""

@@ -18,7 +18,6 @@ from brokerd.errors import (
     Throttled,
     Unauthorized,
 )
-from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.credits import Call
 from brokerd.sandbox.facts import TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
@@ -30,7 +29,7 @@ from brokerd.sandbox.simulated_session import (
     domain_amount,
     domain_deal,
 )
-from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.truth import Broker, Change, TruthAccount
 from brokerd.sandbox.users import TopUp, User
 
@@ -50,13 +49,11 @@ class SimulatedMetaApi:
         self.broker = broker
         self.faults = faults
         self.settings = settings or SimulatedSettings()
-        self.state = MetaApiState(
-            broker,
-            faults=faults,
+        service = ServiceSettings(
             token="simulated",  # noqa: S106  # users are known by name here
             rules=self.settings.rules,
-            prices=Prices(),
         )
+        self.state = MetaApiState(broker, faults=faults, settings=service)
         self.users = self.state.users
         self._network = SimulatedNetwork(
             clock=broker.clock,

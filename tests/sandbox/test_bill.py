@@ -122,6 +122,7 @@ def test_a_forgotten_account_stays_on_the_bill_and_costs_no_more():
     world.broker.forget(account)
     owed = world.bill.total()
     assert owed == Decimal("2.10") + 2 * Decimal("0.00105")
+    account.set_state(State.DEPLOYED)
     world.go_to(hours=100)
     assert world.bill.total() == owed
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import httpx
@@ -11,6 +12,7 @@ from brokerd.sandbox.conditions import region_of_host
 from brokerd.sandbox.faults import Fault, StagedFault
 from brokerd.sandbox.limits import (
     CreditLimits,
+    Limits,
     RequestRate,
     SubscriptionLimits,
     SynchronizationLimit,
@@ -79,6 +81,16 @@ async def test_the_second_instance_of_one_terminal_is_no_subscription(connect):
         await client.subscribe(ids[0], instance=1)
         await client.subscribe(reliable, instance=0)
         await refused(client, reliable, instance=1)
+
+
+async def test_limits_may_be_on_from_the_start(connect):
+    """A sandbox is started with them; the settings stay as they were."""
+    limits = Limits(subscriptions=SubscriptionLimits(per_deployed_account=0))
+    async with running_sandbox(replace(QUIET, accounts=1, limits=limits)) as sandbox:
+        async with connect(sandbox) as client:
+            await refused(client, next(iter(sandbox.broker.accounts)))
+        sandbox.state.limits.subscriptions = None
+        assert limits.subscriptions is not None
 
 
 async def test_other_programs_subscriptions_count(connect):

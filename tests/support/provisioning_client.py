@@ -96,6 +96,15 @@ def order_for(trading: TradingAccount, /, **changes: object) -> dict[str, object
     return {name: value for name, value in order.items() if value is not None}
 
 
+def details(answer: httpx.Response) -> object:
+    """Return the details of a validation error, having looked at the rest of its form."""
+    body = answer.json()
+    assert answer.status_code == 400, body
+    assert (body["id"], body["error"]) == (3, "ValidationError")
+    assert len(body["message"].rpartition("(")[2]) == 33
+    return body["details"]
+
+
 @asynccontextmanager
 async def provisioning_client(
     rules: ProvisioningRules = FAST, **settings: object
