@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import nan
 
 import structlog
@@ -93,15 +93,11 @@ class QuotaWatch:
             if is_low == (key in self._low):
                 continue
             self._low ^= {key}
-            level = log.warning if is_low else log.info
-            level(
-                "metaapi.quota_low" if is_low else "metaapi.quota_enough",
-                token=each.token,
-                region=each.region,
-                quota=each.kind,
-                allowed=each.allowed,
-                wanted=each.wanted,
-            )
+            values = asdict(each)
+            if is_low:
+                log.warning("metaapi.quota_low", **values)
+            else:
+                log.info("metaapi.quota_enough", **values)
 
     async def _compare_credits(self, demands: Sequence[Demand]) -> None:
         """Tell once of each limit of credits that MetaApi states otherwise than we keep it."""

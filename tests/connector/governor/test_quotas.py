@@ -152,7 +152,7 @@ class Rig:
         """Look once; return what was told."""
         with capture_logs() as logs:
             await self.watch.look()
-        return [(e["event"], e.get("quota")) for e in logs if e["log_level"] != "debug"]
+        return [(e["event"], e.get("kind")) for e in logs if e["log_level"] != "debug"]
 
     def left(self, kind):
         """Read the gauge."""
