@@ -113,7 +113,13 @@ class Link:
             ports=self._ports,
         )
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(session), name=name))
+        try:
+            failure = _gravest(await attempts.create_task(self._carry_out(session), name=name))
+            return await self._conclude(failure, standing)
+        finally:
+            await session.close()
+
+    async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
             await self._forgive()
         if isinstance(failure, _Told):
