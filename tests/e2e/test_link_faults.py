@@ -11,12 +11,16 @@ import sys
 import time
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from decimal import Decimal
 
 import psycopg
 import pytest
 from daemon_process import Daemon, running_daemon
 from network import Network, network_to
 
+from brokerd.sandbox import dealing
+from brokerd.sandbox.dealing import At
+from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 from brokerd.sandbox.stream import StreamSettings
@@ -31,7 +35,6 @@ CONFIG = f"""
 suspect_seconds = {SUSPECT_SECONDS}
 probe_seconds = {PROBE_SECONDS}
 connect_timeout_seconds = 30
-rolling_interval_seconds = 10
 backoff_ceiling_seconds = 10
 """
 
@@ -53,12 +56,10 @@ class Rig:
 
     def moves(self, *, since: float) -> list[tuple[str, float, str, str]]:
         """Return (link, seconds since, phase, reason) of every change of phase after a moment."""
-        with closing(psycopg.connect(self.database_url)) as connection:
-            rows = connection.execute(
-                "SELECT link_id, extract(epoch FROM at)::float8, phase, reason"
-                " FROM brokerd.link_transitions JOIN brokerd.accounts USING (account_id)"
-                " ORDER BY at"
-            ).fetchall()
+        rows = self._rows(
+            "SELECT link_id, extract(epoch FROM at)::float8, phase, reason"
+            " FROM brokerd.link_transitions JOIN brokerd.accounts USING (account_id) ORDER BY at"
+        )
         return [(link, at - since, phase, why) for link, at, phase, why in rows if at > since]
 
     def first(self, phase: str, *, since: float) -> float:
@@ -88,6 +89,30 @@ class Rig:
             await asyncio.sleep(0.1)
         raise AssertionError(f"not all live: {self.moves(since=since)}\n{self.daemon.log}")
 
+    def held(self) -> set[str]:
+        """Return the deals that the first link's ledger holds."""
+        sql = (
+            "SELECT deal_id FROM brokerd.deals JOIN brokerd.accounts USING (account_id)"
+            " WHERE link_id = 'l-0' AND removed_at IS NULL"
+        )
+        return {deal_id for (deal_id,) in self._rows(sql)}
+
+    def raw(self, deal_id: str) -> str:
+        """Return the record of a deal as it came."""
+        [(raw,)] = self._rows("SELECT raw::text FROM brokerd.deals WHERE deal_id = %s", deal_id)
+        return raw
+
+    async def metrics(self) -> str:
+        """Return the daemon's metrics."""
+        async with self.daemon.client() as client:
+            return (await client.get("/metrics")).text
+
+    def lose_packets(self, account_id: str, *, limit: int) -> None:
+        """Lose the next packets of an account."""
+        self.sandbox.faults.switch_on(
+            Fault(kind=FaultKind.LOSE_PACKETS, account_ids=frozenset({account_id}), limit=limit)
+        )
+
     async def assert_exact(self) -> None:
         """Freeze trading; every deal of every account is in the ledger once, and told once."""
         self.sandbox.market.freeze()
@@ -108,9 +133,9 @@ class Rig:
         )
         assert len(told) == len(set(told))
 
-    def _rows(self, sql: str) -> list[tuple]:
+    def _rows(self, sql: str, *values: object) -> list[tuple]:
         with closing(psycopg.connect(self.database_url)) as connection:
-            return connection.execute(sql).fetchall()
+            return connection.execute(sql, values).fetchall()
 
 
 @asynccontextmanager
@@ -214,4 +239,50 @@ async def test_f7_a_server_that_slams_the_door_is_not_hammered(tmp_path, databas
         told(attempts=attempts, most_in_a_second=rig.stream.most_opened_in(1.0))
         assert attempts < 10 * 20
         assert rig.stream.most_opened_in(1.0) <= 20
+        await rig.assert_exact()
+
+
+async def until_held(rig: Rig, deals: set[str], *, within: float) -> float:
+    """Wait until the first link's ledger holds these deals; return the seconds."""
+    began_at = time.monotonic()
+    while time.monotonic() - began_at < within:
+        if deals <= rig.held():
+            return time.monotonic() - began_at
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"missing: {len(deals - rig.held())} of {len(deals)}\n{rig.daemon.log}")
+
+
+def trade(rig: Rig, count: int) -> set[str]:
+    """Let so many deals happen on the first account, each a packet of its own."""
+    account = rig.accounts[0]
+    before = {deal.deal_id for deal in account.deals()}
+    while len(account.deals()) < len(before) + count:
+        rig.sandbox.market.trade(account)
+    return {deal.deal_id for deal in account.deals()} - before
+
+
+async def test_f26_a_gap_with_150_packets_behind_it_stalls_nobody(tmp_path, database_url):
+    """One packet is lost and 150 wait for it: the lost one is pulled, the others go on, in time."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        rig.lose_packets(rig.accounts[0].metaapi_id, limit=1)
+        seconds = await until_held(rig, trade(rig, 150), within=20)
+        told(seconds=seconds)
+        assert seconds <= 5
+        assert 'reason="sequence"} 1.0' in await rig.metrics()
+        await rig.assert_exact()
+
+
+async def test_f27_what_nobody_has_heard_of_is_stored_as_it_is(tmp_path, database_url):
+    """A deal of a type that is in no list is a row with its raw record, and the link goes on."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        since, account = time.time(), rig.accounts[0]
+        now = rig.sandbox.broker.now()
+        booking = dealing.cash(
+            account, at=At(time=now, booked_at=now), type="DEAL_TYPE_OF_TOMORROW", amount=Decimal(5)
+        )
+        account.book(booking)
+        [deal] = booking.deals
+        told(seconds=await until_held(rig, {deal.deal_id}, within=5))
+        assert "DEAL_TYPE_OF_TOMORROW" in rig.raw(deal.deal_id)
+        assert rig.moves(since=since) == []
         await rig.assert_exact()

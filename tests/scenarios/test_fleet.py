@@ -293,3 +293,24 @@ async def test_a_spec_that_changes_reaches_the_running_link():
         await asyncio.sleep(1.2)
         assert fleet.state.links[1].observed_generation == 2
         assert fleet.live == 2
+
+
+async def test_what_nobody_foresaw_costs_one_link_one_attempt():
+    """A session that fails with an error of no known kind: its link comes back, others stay."""
+    async with running_fleet(accounts=3, links=3) as fleet:
+        await fleet.start("node-1", seed=1)
+        await asyncio.sleep(30)
+        moves = Counter(row.account_id for row in fleet.state.transitions)
+        [session] = fleet.service._sessions[next(iter(fleet.broker.accounts))]
+
+        def die():
+            raise RuntimeError("an SDK's surprise")
+
+        session._advance = die
+        session._woken.set()
+        await asyncio.sleep(30)
+        after = Counter(row.account_id for row in fleet.state.transitions)
+        assert [number for number in after if after[number] > moves[number]] == [1]
+        assert "Crashed" in {row.reason for row in fleet.state.transitions}
+        assert fleet.live == 3
+        await settle(fleet, live=3)
