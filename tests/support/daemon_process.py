@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from brokerd.sandbox.server import DEFAULT_TOKEN, Sandbox
+from brokerd.sandbox.trading import TradingAccount
 from brokerd.sandbox.truth import TruthAccount
 
 KEY = "k" * 32
@@ -39,6 +40,7 @@ class Daemon:
     database_url: str
     port: int = field(default_factory=free_port)
     node_name: str = "node-1"
+    stream_url: str = ""  # where the stream is, if not with the rest
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
@@ -56,7 +58,7 @@ node_name = "{self.node_name}"
 [metaapi]
 provisioning_url = "{self.sandbox_url}"
 client_url = "{self.sandbox_url}"
-stream_url = "{self.sandbox_url}"
+stream_url = "{self.stream_url or self.sandbox_url}"
 requests_per_second = 500
 socket_opens_per_second = 20
 admissions_per_second = 50
@@ -119,13 +121,27 @@ key = {{env = "TEST_KEY"}}
 
     async def register(self, link_id: str, account: TruthAccount, **spec: object) -> None:
         """Ask for a link to an account of the sandbox."""
+        await self._put(link_id, account, account_id=account.metaapi_id, **spec)
+
+    async def create(self, link_id: str, trading: TradingAccount, **spec: object) -> None:
+        """Ask for a link to a trading account that MetaApi does not know."""
+        await self._put(link_id, trading, account_id=None, **spec)
+
+    async def _put(
+        self,
+        link_id: str,
+        account: TruthAccount | TradingAccount,
+        *,
+        account_id: str | None,
+        **spec: object,
+    ) -> None:
         body = {
             "userId": "u-1",
             "desired": "live",
             "priority": "normal",
             "metaapi": {
                 "token": "main",
-                "accountId": account.metaapi_id,
+                "accountId": account_id,
                 "region": account.spec.region,
             },
             "identity": {
@@ -138,6 +154,11 @@ key = {{env = "TEST_KEY"}}
         async with self.client() as client:
             answer = await client.put(f"/v1/links/{link_id}", json={"spec": {**body, **spec}})
         assert answer.is_success, answer.text
+
+    async def submit(self, link_id: str, password: str) -> httpx.Response:
+        """Submit a password; return the answer, whatever it is."""
+        async with self.client() as client:
+            return await client.put(f"/v1/links/{link_id}/credentials", json={"password": password})
 
     async def status(self, link_id: str) -> dict:
         """Return a link's status."""
@@ -172,7 +193,8 @@ async def running_daemon(
     folder: Path, sandbox: Sandbox, database_url: str, **options: object
 ) -> AsyncIterator[Daemon]:
     """Run a daemon for as long as the block lasts; nothing of it survives."""
-    daemon = Daemon(folder=folder, sandbox_url=sandbox.url, database_url=database_url, **options)
+    options.setdefault("sandbox_url", sandbox.url)
+    daemon = Daemon(folder=folder, database_url=database_url, **options)
     try:
         await daemon.start()
         yield daemon

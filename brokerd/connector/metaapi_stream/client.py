@@ -15,18 +15,18 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.dismantle import dismantle
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.opening import SocketOpening
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
 from brokerd.domain import MetaApiRef
 from brokerd.telemetry import Metrics
 
-ORDERING_SECONDS = 5.0
+ORDERING_SECONDS = 3.5
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
