@@ -159,7 +159,13 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
-        ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
+        ports=StreamPorts(
+            http=ports.http,
+            sockets=ports.governor,
+            clock=clock,
+            random=base.random,
+            metrics=metrics,
+        ),
     )
     rest = rest_ports(base, http=ports.http, governor=ports.governor)
     provisioner = build_provisioner(base, membership, rest=rest)
