@@ -62,6 +62,9 @@ class PacedSockets:
     def note_life(self, *, token: str, region: str) -> None:
         """Forget it."""
 
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Forget it."""
+
 
 async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     """Open every account over our adapter, asking for the whole history as the SDK does."""

@@ -104,7 +104,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             PastUpkeep(PostgresPast(base.database)),
             base.incidents,
             fleet,
-            build_quota_watch(base, fleet, rest=rest),
+            build_quota_watch(base, fleet, governor=ports.governor, rest=rest),
         )
         yield replace(node, upkeep=upkeep)
 

@@ -49,6 +49,10 @@ class PacedSockets:
     def note_life(self, *, token: str, region: str) -> None:
         """Forget it."""
 
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Remember it."""
+        self.subscriptions = {token: allowed}
+
 
 class OpenGate:
     """A `Gate` that lets everything through and learns nothing."""

@@ -19,6 +19,7 @@ from brokerd.connector.governor.ports import Socket, SocketGate
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.dismantle import dismantle
+from brokerd.connector.metaapi_stream.limits import tell_subscription_limit
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.opening import SocketOpening
 from brokerd.connector.metaapi_stream.routes import Routes
@@ -91,6 +92,8 @@ class StreamClient:
         overrides.parse_no_dates(ws)
         overrides.tell_losses(ws, self._lose_packets)
         overrides.forget_old_hashes(ws, parts.ports.clock)
+        gate = parts.ports.sockets
+        tell_subscription_limit(ws, lambda limit: gate.note_subscriptions(self._name, limit))
 
     def connection(
         self, remote: MetaApiRef, *, reliability: str, listener: StreamListener
