@@ -206,6 +206,9 @@ class _Journey:
                 assert now.remote is not None
                 await self._working(now.remote.state.capitalize())
                 await self._ports.transitions.passed(self._ref(now.remote.account_id))
+            case Step.FORGET:
+                log.warning("account.vanished", link_id=self._claim.link_id)
+                await self._ports.intents.adopt(self._claim.fence, None)
             case Step.SETTLE:
                 assert intent is not None
                 await self._close(intent, judge.done(intent))
