@@ -104,7 +104,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             PastUpkeep(PostgresPast(base.database)),
             base.incidents,
             fleet,
-            build_quota_watch(base, fleet, rest=rest),
+            build_quota_watch(base, fleet, governor=ports.governor, rest=rest),
         )
         yield replace(node, upkeep=upkeep)
 
@@ -159,7 +159,13 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
-        ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
+        ports=StreamPorts(
+            http=ports.http,
+            sockets=ports.governor,
+            clock=clock,
+            random=base.random,
+            metrics=metrics,
+        ),
     )
     rest = rest_ports(base, http=ports.http, governor=ports.governor)
     provisioner = build_provisioner(base, membership, rest=rest)

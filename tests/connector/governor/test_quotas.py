@@ -136,9 +136,11 @@ class Rig:
         self.metrics = Metrics(CollectorRegistry())
         self.fleet = Fleet(None, node_count_seconds=5.0)
         self.reader = Stated()
+        self.subscriptions = {}
         self.watch = QuotaWatch(
             self.reader,
             fleet=self.fleet,
+            subscriptions=self.subscriptions,
             settings=GovernorSettings(**settings),
             metrics=self.metrics,
         )
@@ -181,7 +183,7 @@ async def test_subscriptions_are_known_once_metaapi_refused_one():
     rig = Rig(demand(60))
     await rig.look()
     assert isnan(rig.left("subscriptions"))
-    rig.watch.note_subscriptions("main", 62)
+    rig.subscriptions["main"] = 62
     assert await rig.look() == [("metaapi.quota_low", "subscriptions")]
     assert rig.left("subscriptions") == 2
 
