@@ -3,7 +3,6 @@
 Each fork claims one link as a node does, and brings its account up over HTTP.
 """
 
-import asyncio
 import os
 import signal
 import sys

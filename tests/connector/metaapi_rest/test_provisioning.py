@@ -174,8 +174,13 @@ async def test_accounts_are_listed_page_by_page_and_each_once(rig: "Rig") -> Non
 
     def record(number: int) -> dict[str, object]:
         return {
-            **{"_id": f"m-{number}", "state": "DEPLOYED", "version": 5, "region": "london"},
-            **{"login": str(number), "server": "Demo", "connectionStatus": "CONNECTED"},
+            "_id": f"m-{number}",
+            "state": "DEPLOYED",
+            "version": 5,
+            "region": "london",
+            "login": str(number),
+            "server": "Demo",
+            "connectionStatus": "CONNECTED",
         }
 
     def page(request: httpx.Request) -> httpx.Response:
