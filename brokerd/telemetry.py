@@ -106,6 +106,18 @@ class Metrics:
         )
         for signal in DETECTION_SIGNALS:
             self.link_detection.labels(signal=signal)
+        self.incidents = Gauge(
+            "brokerd_incidents",
+            "Open incidents of this node, by reach.",
+            ["reach"],
+            registry=registry,
+        )
+        self.incident_changes = Counter(
+            "brokerd_incident_changes",
+            "Incidents that opened, returned, relapsed, closed.",
+            ["reach", "stage"],
+            registry=registry,
+        )
         self.slots = Gauge("brokerd_pool_slots", "pool.max_links.", registry=registry)
         self.slots_in_use = Gauge("brokerd_pool_slots_in_use", "Slots taken.", registry=registry)
         self.queue_length = Gauge(

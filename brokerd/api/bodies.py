@@ -372,3 +372,36 @@ class ReadyBody(_Body):
 
     ready: bool
     stage: str
+
+
+class EnteredBody(_Body):
+    """When a link entered a phase, and why."""
+
+    at: Moment
+    phase: Phase
+    reason: str
+
+
+class UptimeBody(_Body):
+    """What was expected of a link and what it was; `ratio` is null where nothing was expected."""
+
+    ratio: float | None
+    live_seconds: float
+    expected_seconds: float
+
+
+class ExplainBody(_Body):
+    """A link's story for people; programs act on conditions."""
+
+    link_id: str
+    phase: Phase
+    since: Moment
+    wanted: str
+    now: str
+    next_step: str
+    next_at: Moment | None
+    user_action: UserAction
+    blocked_by: list[str]
+    would_change: list[str]
+    uptime: dict[str, UptimeBody]
+    transitions: list[EnteredBody]

@@ -22,6 +22,7 @@ from brokerd.api.views import etag, link_body, links_page
 from brokerd.clock import Clock
 from brokerd.domain import LinkId, UserId
 from brokerd.errors import NotFound
+from brokerd.health.calendar import Calendar
 
 ApiRequest = Request[None, None, State]
 
@@ -41,6 +42,7 @@ class LinkRoutes:
     snapshots: Snapshots
     hints: Hints
     clock: Clock
+    calendar: Calendar
     tokens: frozenset[str] = field(repr=False)
     can_create: bool
 
@@ -55,7 +57,7 @@ class LinkRoutes:
             await self.snapshots.forget(known)
             await self.hints.publish()
         status = HTTPStatus.CREATED if result.is_new else HTTPStatus.OK
-        return _answer(link_body(result.record), status=status)
+        return _answer(link_body(result.record, calendar=self.calendar), status=status)
 
     async def get(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Show what is wanted and what is."""
@@ -67,7 +69,9 @@ class LinkRoutes:
         record = await self.registry.get(known)
         if record is None:
             raise _no_link(known)
-        snapshot = Snapshot(read_at=self.clock.now(), body=link_body(record))
+        snapshot = Snapshot(
+            read_at=self.clock.now(), body=link_body(record, calendar=self.calendar)
+        )
         age_seconds = self.clock.monotonic() - began_at
         await self.snapshots.keep(known, snapshot, age_seconds=age_seconds)
         return _answer(snapshot.body)
@@ -83,7 +87,7 @@ class LinkRoutes:
                 user_id=None if user_id is None else UserId(user_id), after=behind, limit=limit
             )
         )
-        page = links_page(answered.value, limit=limit)
+        page = links_page(answered.value, limit=limit, calendar=self.calendar)
         headers = {**answered.headers, **next_link(query, "/v1/links", page.next)}
         return json_answer(page, headers=headers)
 

@@ -20,6 +20,7 @@ from brokerd.api.bodies import (
     DiscardBody,
     EventBody,
     EventsBody,
+    ExplainBody,
     LinkBody,
     LinksBody,
     ProblemBody,
@@ -73,6 +74,7 @@ def openapi_document() -> bytes:
     _, schemas = msgspec.json.schema_components(
         [
             PutBody,
+            ExplainBody,
             CredentialsBody,
             CredentialVersionBody,
             BudgetsBody,
@@ -133,6 +135,15 @@ def _paths() -> Json:
                         text="Remove the MetaApi account as well.",
                     )
                 ],
+            ),
+        },
+        "/v1/links/{link_id}/explain": {
+            "parameters": [link_id],
+            "get": _guarded(
+                "explain_link",
+                "Tell a link's story: what is wanted, what is and why, what comes next.",
+                answers={200: _answer("The story, for people.", "ExplainBody")},
+                problems=(401, 404, 422, 503),
             ),
         },
         "/v1/links/{link_id}/credentials": {"parameters": [link_id], "put": _put_credentials()},

@@ -26,6 +26,7 @@ from brokerd.api.bodies import (
 from brokerd.api.cursor import deal_cursor, link_cursor, quarantine_cursor, totals_cursor
 from brokerd.api.ports import DayTotals, LinkRecord, QuarantinedRecord, QueuePlace, StoredDeal
 from brokerd.domain import LinkSpec, Proof
+from brokerd.health.calendar import Calendar
 from brokerd.health.conditions import Condition, Facts, conditions, shown
 from brokerd.store.place import named_id
 
@@ -35,7 +36,7 @@ def etag(generation: int) -> str:
     return f'"{generation}"'
 
 
-def link_body(record: LinkRecord) -> LinkBody:
+def link_body(record: LinkRecord, *, calendar: Calendar) -> LinkBody:
     """Show a link."""
     return LinkBody(
         id=record.link_id,
@@ -45,15 +46,15 @@ def link_body(record: LinkRecord) -> LinkBody:
             created_at=record.created_at,
         ),
         spec=_spec(record.spec),
-        status=_status(record),
+        status=_status(record, calendar),
     )
 
 
-def links_page(records: Sequence[LinkRecord], *, limit: int) -> LinksBody:
+def links_page(records: Sequence[LinkRecord], *, limit: int, calendar: Calendar) -> LinksBody:
     """Show a page of links; a full page may have a next one."""
     is_full = len(records) == limit
     return LinksBody(
-        items=[link_body(record) for record in records],
+        items=[link_body(record, calendar=calendar) for record in records],
         next=link_cursor(records[-1].link_id) if is_full and records else None,
     )
 
@@ -131,8 +132,9 @@ def _spec(spec: LinkSpec) -> SpecBody:
     )
 
 
-def _status(record: LinkRecord) -> StatusBody:
-    facts = Facts(
+def facts_of(record: LinkRecord, calendar: Calendar) -> Facts:
+    """Gather what conditions are made of, as it was when the record was read."""
+    return Facts(
         status=record.status,
         desired=record.spec.desired,
         is_owned=record.owner is not None,
@@ -141,8 +143,13 @@ def _status(record: LinkRecord) -> StatusBody:
         not_before=record.not_before,
         waiting_seconds=record.queue.waiting_seconds if record.queue else None,
         open_gaps=record.open_gaps,
+        is_market_open=calendar.is_open(record.spec.identity.server, record.read_at),
         has_errand=record.has_errand,
     )
+
+
+def _status(record: LinkRecord, calendar: Calendar) -> StatusBody:
+    facts = facts_of(record, calendar)
     now = shown(facts)
     is_reported = now.phase is record.status.phase
     return StatusBody(

@@ -7,7 +7,11 @@ from brokerd.connector.governor.fleet import Fleet
 from brokerd.connector.governor.governor import Governor, GovernorPorts
 from brokerd.connector.governor.pace import Pace
 from brokerd.connector.governor.postgres import PostgresCensus
+from brokerd.connector.governor.quota_watch import QuotaWatch
 from brokerd.connector.governor.redis import RedisPot
+from brokerd.connector.metaapi_rest.quotas import MetaApiQuotas
+from brokerd.connector.metaapi_rest.raw import MetaApiRaw
+from brokerd.connector.metaapi_rest.transport import RestPorts
 from brokerd.store.redis import namespace_of
 
 
@@ -33,6 +37,16 @@ def build_governor(base: Foundation, fleet: Fleet) -> Governor:
             sleep=asyncio.sleep,
             metrics=base.metrics,
         ),
+    )
+
+
+def build_quota_watch(base: Foundation, fleet: Fleet, *, rest: RestPorts) -> QuotaWatch:
+    """Build what warns before MetaApi's quotas refuse links."""
+    return QuotaWatch(
+        MetaApiQuotas(MetaApiRaw(base.settings.metaapi, ports=rest)),
+        fleet=fleet,
+        settings=base.settings.governor,
+        metrics=base.metrics,
     )
 
 

@@ -86,6 +86,7 @@ def link_ports(
         windows=PostgresWindows(base.database),
         long_pulls=asyncio.Semaphore(settings.link.max_long_pulls),
         lease=PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds),
+        incidents=base.incidents,
         settings=settings.link,
         clock=clock,
         random=base.random,

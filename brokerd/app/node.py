@@ -16,7 +16,7 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
-from brokerd.app.governor import build_fleet, build_governor
+from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
 from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
 from brokerd.app.parts import Foundation, Membership, Node
 from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
@@ -28,7 +28,11 @@ from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
+from brokerd.health.calendar import calendar_of
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
+from brokerd.health.postgres_past import PostgresPast
+from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -60,9 +64,10 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         database = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics)
         )
+        clock, calendar = SystemClock(), calendar_of(settings.health.markets)
         base = Foundation(
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
             random=Random(),  # noqa: S311  # jitter, no secrets
             metrics=metrics,
             vault=Vault(settings.secrets, random_bytes=os.urandom),
@@ -72,6 +77,10 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             ),
             redis=await _open_redis(stack, settings=settings, metrics=metrics),
             feed=open_feed(settings, database, metrics=metrics),
+            calendar=calendar,
+            incidents=IncidentDesk(
+                settings.health, calendar=calendar, clock=clock, metrics=metrics
+            ),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
@@ -88,8 +97,16 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             notifier=notifier,
         )
         node = _build(base, membership, ports)
-        watch = FeedWatch(base.database, metrics=metrics)
-        yield replace(node, upkeep=(partitions, watch, fleet))
+        rest = rest_ports(base, http=ports.http, governor=ports.governor)
+        upkeep = (
+            partitions,
+            FeedWatch(base.database, metrics=metrics),
+            PastUpkeep(PostgresPast(base.database)),
+            base.incidents,
+            fleet,
+            build_quota_watch(base, fleet, rest=rest),
+        )
+        yield replace(node, upkeep=upkeep)
 
 
 async def _open_redis(

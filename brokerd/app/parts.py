@@ -10,15 +10,15 @@ from brokerd.api.redis import RedisHints
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
-from brokerd.connector.governor.fleet import Fleet
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
-from brokerd.ledger.feed_watch import FeedWatch
-from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.writer import Writer
+from brokerd.pool.drain import Service
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.postgres_nodes import PostgresNodes
@@ -40,6 +40,8 @@ class Foundation:
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
+    calendar: Calendar
+    incidents: IncidentDesk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ class Node:
     manager: Manager
     hints: RedisHints | None
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch | Fleet]
+    upkeep: Sequence[Service]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

@@ -7,6 +7,7 @@ from brokerd.api.app import Routes
 from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
 from brokerd.api.credentials import CredentialRoutes, Purse
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints
 from brokerd.api.links import LinkRoutes
@@ -25,6 +26,7 @@ from brokerd.connector.governor.postgres import PostgresCensus
 from brokerd.connector.provisioning.budgets import limits_of
 from brokerd.connector.provisioning.postgres import PostgresSpend
 from brokerd.connector.provisioning.prices import prices_of
+from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
@@ -106,8 +108,12 @@ def build_routes(base: Foundation, served: Served) -> Routes:
             snapshots=served.snapshots,
             hints=served.hints,
             clock=base.clock,
+            calendar=base.calendar,
             tokens=frozenset(base.settings.metaapi.tokens),
             can_create=base.vault.has_keys,
+        ),
+        explain=ExplainRoutes(
+            registry=served.registry, past=PostgresPast(base.database), calendar=base.calendar
         ),
         credentials=CredentialRoutes(
             registry=served.registry,

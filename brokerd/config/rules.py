@@ -12,9 +12,11 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import urlsplit
 
+from brokerd.config.hours import BadHours, read_hours
 from brokerd.config.settings import (
     ApiSettings,
     GovernorSettings,
+    HealthSettings,
     LinkSettings,
     MetaApiSettings,
     PoolSettings,
@@ -64,6 +66,7 @@ def broken_rules(settings: Settings) -> list[str]:
         *_pool(settings.pool, settings.link),
         *_queue(settings),
         *_stores(settings),
+        *_health(settings.health),
         *_api(settings.api),
     ]
 
@@ -198,6 +201,21 @@ def _stores(settings: Settings) -> Iterator[str]:
     if settings.redis.url is not None:
         schemes = ("redis://", "rediss://", "unix://")
         yield from _scheme("redis.url", settings.redis.url, schemes)
+
+
+def _health(health: HealthSettings) -> Iterator[str]:
+    for name, written in health.markets.items():
+        try:
+            read_hours(written)
+        except BadHours as problem:
+            yield f"health.markets.{name}: {problem}"
+    if health.incident_part > 1:
+        yield f"health.incident_part: is {health.incident_part}; a part of all links is at most 1"
+    yield from _ordered(
+        ("health.canary_seconds", health.canary_seconds),
+        ("health.canary_ceiling_seconds", health.canary_ceiling_seconds),
+        why="the wait between probes grows from one to the other",
+    )
 
 
 def _scheme(key: str, url: Secret, schemes: tuple[str, ...]) -> Iterator[str]:

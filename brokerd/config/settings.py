@@ -222,6 +222,31 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MarketHours:
+    """When a broker server trades, in its own time zone; spans as `Mon 00:05-Fri 23:55`."""
+
+    time_zone: str
+    open: tuple[str, ...]
+    pauses: tuple[str, ...] = ()  # within the open spans, as each night's restart
+    holidays: tuple[str, ...] = ()  # whole days, as 2026-12-25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    """What is expected of links, and when many that fail are one incident."""
+
+    markets: Mapping[str, MarketHours] = field(default_factory=dict)  # by server name or pattern
+    incident_links: int = 3  # fewer that fail together are no incident
+    incident_part: float = 0.5  # of a scope's links
+    incident_window_seconds: float = 60.0  # what "together" means
+    canary_seconds: float = (
+        30.0  # between the first two probes of an incident; later ones wait more
+    )
+    canary_ceiling_seconds: float = 900.0
+    returns_per_second: float = 5.0  # links that come back once a canary is live
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """How much is logged."""
 
@@ -246,6 +271,7 @@ class Settings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 

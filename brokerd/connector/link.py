@@ -14,6 +14,7 @@ from brokerd.connector.session import LinkSession
 from brokerd.connector.silence import Rhythm
 from brokerd.connector.standing import Standing
 from brokerd.connector.states import LinkEvent
+from brokerd.connector.waiting import await_turn
 from brokerd.domain import Backoff, Claim, Desired, Phase, UserAction
 from brokerd.errors import (
     BrokerdError,
@@ -86,6 +87,7 @@ class Link:
 
     async def _stay(self, attempts: asyncio.TaskGroup) -> None:
         """Dial again and again, until the slot is given back."""
+        self._ports.incidents.joined(self._claim)
         await self._board.enter(LinkEvent.CLAIMED, "Claimed")
         while self._order is not _Order.LEAVE:
             delay_seconds = await self._attempt(attempts)
@@ -111,6 +113,7 @@ class Link:
             await self._forgive()
         if isinstance(failure, _Told):
             return None
+        self._ports.incidents.lost(self._claim.link_id)
         if isinstance(failure, NotFound) and standing.was_live:
             failure = LinkLost(f"what was there a moment ago is looked for once more: {failure}")
         return await self._fail(failure)
@@ -134,6 +137,7 @@ class Link:
 
     async def _dial(self, standing: Standing) -> None:
         """Have the account deployed, then open a session and stay in it."""
+        await self._await_turn()
         await self._board.enter(LinkEvent.DIALLED, "Dialling")
 
         async def working(reason: str) -> None:
@@ -150,6 +154,14 @@ class Link:
             ports=self._ports,
         )
         await session.run()
+
+    async def _await_turn(self) -> None:
+        """Wait in the slot while others of its incident come back first."""
+        link_id = self._claim.link_id
+        if self._ports.incidents.turn(link_id) > 0:
+            message = "many links failed together; one probes, the others follow one by one"
+            await self._board.enter(LinkEvent.LOST, "Incident", message=message)
+            await await_turn(link_id, is_called_off=lambda: False, ports=self._ports)
 
     async def _listen(self) -> None:
         await self._await_order()
@@ -168,7 +180,9 @@ class Link:
             hint_seconds=hint_seconds,
             random=self._ports.random,
         )
-        level = log.warning if self._backoff.attempt == 0 else log.debug
+        is_new = self._backoff.attempt == 0
+        is_expected = self._ports.incidents.is_out_of_hours(self._claim)
+        level = (log.info if is_expected else log.warning) if is_new else log.debug
         level(
             "link.lost",
             link_id=self._claim.link_id,
@@ -244,6 +258,7 @@ class Link:
 
     async def _leave(self) -> None:
         """Give the slot back for good or until somebody else takes the link."""
+        self._ports.incidents.left(self._claim.link_id)
         await self._board.enter(LinkEvent.LEAVING, "Leaving")
         if self._claim.is_deleted:
             await self._board.enter(LinkEvent.DELETED, "Deleted")

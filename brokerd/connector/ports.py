@@ -272,7 +272,10 @@ class LeaseHandle(Protocol):
         """Store the link's status, and the transition when its phase changed."""
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
-        """Give the slot back; the link may be claimed again after the delay."""
+        """Give the slot back; the link may be claimed again after the delay.
+
+        At once if its spec changed and nobody reported to have seen that: it may be what it needs.
+        """
 
     async def finish(self, fence: Fence, *, generation: int) -> None:
         """Give the lease back: the errand of that generation is done. A newer one waits on."""
@@ -309,6 +312,31 @@ class Provisioning(Protocol):
         """
 
 
+class Incidents(Protocol):
+    """What links that share a server, a region or the node do when many of them fail together.
+
+    None of its methods waits or fails.
+    """
+
+    def joined(self, claim: Claim) -> None:
+        """Note that a link runs here."""
+
+    def left(self, link_id: LinkId) -> None:
+        """Note that a link is not wanted here any more."""
+
+    def lost(self, link_id: LinkId) -> None:
+        """Note that a link failed; nothing comes of one that was not live."""
+
+    def live(self, link_id: LinkId) -> None:
+        """Note that a link is live."""
+
+    def turn(self, link_id: LinkId) -> float:
+        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
+
+    def is_out_of_hours(self, claim: Claim) -> bool:
+        """Say whether the link's broker is closed, so that silence and losses are expected."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPorts:
     """All that a link is made of beside its claim.
@@ -323,6 +351,7 @@ class LinkPorts:
     windows: Windows
     long_pulls: asyncio.Semaphore
     lease: LeaseHandle
+    incidents: Incidents
     settings: LinkSettings
     clock: Clock
     random: Random

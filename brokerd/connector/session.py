@@ -25,7 +25,7 @@ from brokerd.connector.silence import Rhythm
 from brokerd.connector.standing import Standing
 from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
-from brokerd.connector.waiting import TIMER_SECONDS, persevere
+from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
 from brokerd.domain import Phase
 from brokerd.errors import (
@@ -183,8 +183,14 @@ class LinkSession:
         """Come back after an interruption on the same session."""
         self._standing.leave()
         self._detected("interruption", since=self._reader.interrupted_at)
+        self._ports.incidents.lost(self._claim.link_id)
         await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
         await self._wait_up()
+        await await_turn(
+            self._claim.link_id,
+            is_called_off=lambda: self._reader.was_interrupted,
+            ports=self._ports,
+        )
         information = await self._identify(self._limits[Phase.SYNCING])
         await self._become_live(session, before=information)
 
@@ -193,6 +199,7 @@ class LinkSession:
         if not await self._sync(session):
             return
         self._standing.arrive()
+        self._ports.incidents.live(self._claim.link_id)
         self._hearing.begin(self._clock.now())
         await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
         since = self._since(self._settings.reconnect_overlap_seconds)

@@ -6,13 +6,27 @@ from typing import TypeVar
 
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.ports import LinkPorts
-from brokerd.domain import Backoff
+from brokerd.domain import Backoff, LinkId
 from brokerd.errors import Transient
 
 T = TypeVar("T")
 
 TIMER_SECONDS = 0.001
 """The shortest wait: a timer may fire a rounding early, and what is due then would not be yet."""
+
+
+_TURN_LOOK_SECONDS = 1.0
+"""How soon a link notices that others of its incident are back."""
+
+
+async def await_turn(
+    link_id: LinkId, *, is_called_off: Callable[[], bool], ports: LinkPorts
+) -> None:
+    """Wait until the incident a link is part of, if there is one, lets it come back."""
+    while (  # noqa: ASYNC110  # a turn comes with time; there is no event to wait for
+        not is_called_off() and (seconds := ports.incidents.turn(link_id)) > 0
+    ):
+        await asyncio.sleep(min(seconds, _TURN_LOOK_SECONDS))
 
 
 async def persevere(

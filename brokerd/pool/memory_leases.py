@@ -40,6 +40,9 @@ class MemoryLeases:
         """Give the slot back; the link queues again once the delay passed."""
         lease = self._require_held(fence)
         account = self._state.accounts[fence.account_id]
+        status = self._state.links.get(fence.account_id)
+        if status is not None and account.generation > status.observed_generation:
+            delay_seconds = 0.0
         ready_at = self._state.clock.now() + timedelta(seconds=delay_seconds)
         deadline = deadline_for(
             ready_at,

@@ -15,6 +15,7 @@ from brokerd.api.app import Routes, create_app
 from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
 from brokerd.api.credentials import CredentialRoutes, Purse
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
@@ -41,6 +42,8 @@ from brokerd.connector.provisioning.memory import MemoryMoney, MemorySpend
 from brokerd.connector.provisioning.prices import prices_of
 from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation, Phase
+from brokerd.health.calendar import Calendar
+from brokerd.health.memory_past import MemoryPast
 from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
 from brokerd.telemetry import Metrics
@@ -140,6 +143,7 @@ def make_api(  # a builder of test values has many keywords
     snapshots=None,
     hints=None,
     replica=None,
+    calendar=None,
     secrets=SECRETS,
     money=None,
     **budgets,
@@ -167,8 +171,12 @@ def make_api(  # a builder of test values has many keywords
             snapshots=snapshots or NoSnapshots(),
             hints=hints or LocalHints(wake),
             clock=state.clock,
+            calendar=calendar or Calendar(),
             tokens=frozenset({"main"}),
             can_create=bool(secrets.keys),
+        ),
+        explain=ExplainRoutes(
+            registry=registry, past=MemoryPast(state), calendar=calendar or Calendar()
         ),
         credentials=CredentialRoutes(
             registry=registry,

@@ -42,8 +42,9 @@ async def test_get_shows_the_body_of_the_reference(api):
         *("watermark", "lagSeconds", "balanceProof", "lastAuditAt", "deals", "openGaps"),
     }
     assert [condition["type"] for condition in status["conditions"]] == [
-        *("Ready", "Claimed", "TransportConnected"),
-        *("IdentityVerified", "Synchronized", "LedgerProven"),
+        *("Ready", "Claimed", "CredentialsValid", "Provisioned", "TransportConnected"),
+        *("BrokerConnected", "IdentityVerified", "Synchronized", "LedgerProven"),
+        *("WithinBudget", "MarketOpen", "Draining"),
     ]
     assert set(status["conditions"][0]) == {
         *("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"),

@@ -449,6 +449,22 @@ async def test_a_resumed_link_is_not_kept_waiting_for_ever(rig):
     assert len(await rig.claim()) == 1
 
 
+async def test_a_change_that_the_owner_did_not_see_ends_the_wait_it_begins(rig):
+    """New credentials that arrive while the old ones are given up must not be parked with them."""
+    await rig.put(A)
+    (claim,) = await rig.claim()
+    await rig.report(claim, Phase.AUTH_FAILED)
+    elsewhere = replace(spec().metaapi, account_id="other")
+    await rig.put(A, spec(metaapi=elsewhere))
+    await rig.release(claim, delay_seconds=NEVER_SECONDS)
+    assert (await rig.registry.get(A)).queue.position == 1
+    (again,) = await rig.claim()
+    assert again.spec.metaapi == elsewhere
+    await rig.report(again, Phase.AUTH_FAILED)
+    await rig.release(again, delay_seconds=NEVER_SECONDS)
+    assert await rig.claim() == []
+
+
 async def test_a_full_queue_refuses_who_would_join_it(rig):
     """At queue.max_length new waiters are refused; changes and paused links are not."""
     for number in range(MAX_LENGTH):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from certificates import make_certificate
 
 from brokerd.sandbox.habits import Past
+from brokerd.sandbox.limits import Limits, SubscriptionLimits, SynchronizationLimit
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 
 pytestmark = pytest.mark.e2e
@@ -80,3 +82,26 @@ async def test_the_plain_sdk_hears_all_while_nothing_is_lost(
             loss = await lose_second_socket(sandbox, account, client, is_dropping=False)
         assert not loss.was_dropped
         assert loss.seen == loss.made
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(subscriptions=SubscriptionLimits(per_server=0, retry_seconds=1)),
+        Limits(subscriptions=SubscriptionLimits(per_user_per_server=0, retry_seconds=1)),
+        Limits(synchronizations=SynchronizationLimit(concurrent=0, seconds=1)),
+    ],
+    ids=["server", "user and server", "synchronizations"],
+)
+async def test_the_plain_sdk_understands_the_limits(plain_sdk: RunPlainSdk, limits: Limits) -> None:
+    """It reads every refusal of the stream, waits, and synchronizes once there is room."""
+    async with running_sandbox(replace(QUIET, limits=limits)) as sandbox:
+        account = sandbox.add_account(past=Past(deals=5, positions=0))
+        async with plain_sdk(sandbox, account) as client:
+            async with asyncio.timeout(30):
+                while sandbox.stream.limits.refused.total() < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            assert client.messages == []
+            sandbox.state.limits.subscriptions = sandbox.state.limits.synchronizations = None
+            await client.synchronized()
+            assert client.seen() == {deal.ticket for deal in account.deals()}

@@ -2,9 +2,11 @@
 
 from decimal import Decimal
 
+import msgspec
 import pytest
 from provisioning_client import ACCOUNTS, provisioning_client
 
+from brokerd.sandbox.control_views import FaultsView
 from brokerd.sandbox.faults import FaultKind, StagedFault
 from brokerd.sandbox.limits import CreditLimits, RequestRate, Window
 from brokerd.sandbox.users import TopUp
@@ -164,6 +166,8 @@ async def test_staged_faults_share_the_switchboard():
         assert shown["staged"]["refuse_auth"] == 1
         assert set(shown["staged"]) == {kind.value for kind in StagedFault}
         assert set(shown["injected"]) == {kind.value for kind in FaultKind}
+        read = msgspec.convert(shown, FaultsView)  # as the demo does
+        assert read.staged[StagedFault.REFUSE_AUTH] == 1
         await client.control("DELETE", "faults/refuse_auth")
         assert client.sandbox.faults.active == ()
 

@@ -1,9 +1,10 @@
 """CPU credits: who pays what, when a call is refused, and what the refusal says."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from random import Random
 
 import pytest
+from clocks import NOON, StillClock
 
 from brokerd.sandbox.credits import Call, Credits, Scope
 from brokerd.sandbox.limits import CreditLimits, Limits, Window
@@ -11,22 +12,6 @@ from brokerd.sandbox.refusals import Refused
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.trading import AccountSpec
 from brokerd.sandbox.truth import Broker
-
-NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
-
-class StillClock:
-    """A clock that the test moves."""
-
-    seconds = 0.0
-
-    def now(self):
-        """Return the wall clock."""
-        return NOON + timedelta(seconds=self.seconds)
-
-    def monotonic(self):
-        """Return the seconds."""
-        return self.seconds
 
 
 class World:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from certificates import make_certificate
 from daemon_process import unmeasured
-from provisioning_client import FAST
+from provisioning_client import FAST, order_for
 
 from brokerd.sandbox.accounts import Mix, open_logins
 from brokerd.sandbox.bill import ChargeKind
@@ -37,15 +37,7 @@ class Sdk:
 
     def order(self, **changes: object) -> dict:
         """Return what adds the login."""
-        return {
-            "name": "ours",
-            "login": self.login.login,
-            "password": self.login.access.password,
-            "server": self.login.server.name,
-            "platform": "mt5",
-            "magic": 0,
-            **changes,
-        }
+        return order_for(self.login, **changes)
 
     async def call(self, method: str, *arguments: object, on: str | None = None) -> dict:
         """Call a method of the account API, or of the account `on`; return what came of it."""

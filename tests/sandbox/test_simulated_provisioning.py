@@ -1,15 +1,17 @@
 """Provisioning in process, on virtual time: hours pass in no time, by the same rules as REST."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from random import Random
 
+import msgspec
 import pytest
+from link_world import START, VirtualClock
+from provisioning_client import order_for
 
 from brokerd.connector.ports import Connected
-from brokerd.domain import MetaApiRef, Platform
+from brokerd.domain import MetaApiRef
 from brokerd.errors import Forbidden, NotFound, RemoteUnavailable, Throttled, Unauthorized
 from brokerd.sandbox.bill import ChargeKind
 from brokerd.sandbox.faults import Fault, FaultKind, Faults, StagedFault
@@ -24,24 +26,6 @@ from brokerd.sandbox.truth import Broker
 from brokerd.sandbox.users import User
 
 pytestmark = pytest.mark.looptime
-
-START = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
-
-class VirtualClock:
-    """The loop's time from a fixed beginning."""
-
-    def now(self):
-        """Return the wall clock."""
-        return START + timedelta(seconds=self.monotonic())
-
-    def monotonic(self):
-        """Return the loop's time."""
-        return asyncio.get_running_loop().time()
-
-    def boottime(self):
-        """Return the loop's time."""
-        return self.monotonic()
 
 
 class World:
@@ -59,17 +43,8 @@ class World:
 
     async def create(self, *, owner="main", transaction_id=None, **changes):
         """Order until it is no longer under way; return what was made."""
-        order = {
-            "name": "ours",
-            "login": self.login.login,
-            "password": self.login.access.password,
-            "server": self.login.server.name,
-            "platform": Platform.MT5,
-            "magic": 0,
-            **changes,
-        }
+        wanted = msgspec.convert(order_for(self.login, **changes), NewAccount)
         transaction_id = transaction_id or f"{next(self.numbers):032}"
-        wanted = NewAccount(**order)
         while True:
             made = await self.verbs.create(owner, wanted, transaction_id=transaction_id)
             if isinstance(made, Created):

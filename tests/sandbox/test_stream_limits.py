@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import httpx
@@ -11,6 +12,7 @@ from brokerd.sandbox.conditions import region_of_host
 from brokerd.sandbox.faults import Fault, StagedFault
 from brokerd.sandbox.limits import (
     CreditLimits,
+    Limits,
     RequestRate,
     SubscriptionLimits,
     SynchronizationLimit,
@@ -79,6 +81,16 @@ async def test_the_second_instance_of_one_terminal_is_no_subscription(connect):
         await client.subscribe(ids[0], instance=1)
         await client.subscribe(reliable, instance=0)
         await refused(client, reliable, instance=1)
+
+
+async def test_limits_may_be_on_from_the_start(connect):
+    """A sandbox is started with them; the settings stay as they were."""
+    limits = Limits(subscriptions=SubscriptionLimits(per_deployed_account=0))
+    async with running_sandbox(replace(QUIET, accounts=1, limits=limits)) as sandbox:
+        async with connect(sandbox) as client:
+            await refused(client, next(iter(sandbox.broker.accounts)))
+        sandbox.state.limits.subscriptions = None
+        assert limits.subscriptions is not None
 
 
 async def test_other_programs_subscriptions_count(connect):
@@ -211,6 +223,22 @@ async def test_a_revoked_token_opens_nothing_and_hears_nothing_more(connect):
         assert handshake.value.status == 401
 
 
+async def test_a_removed_account_ends_its_streams(connect):
+    """Its terminal leaves, nobody knows it any more, and no outage stumbles over what it left."""
+    async with running() as (sandbox, ids), connect(sandbox) as client:
+        await client.subscribe(ids[0], instance=0)
+        await client.subscribe(ids[0], instance=1)
+        user = sandbox.state.users.default
+        sandbox.state.provisioner.delete(user, ids[0])
+        await client.until(lambda: bool(client.of("disconnected")))
+        await asyncio.sleep(0.4)
+        said = await client.ask("subscribe", ids[0], instanceIndex=0, sessionId="s")
+        assert said["error"] == "NotFoundError"
+        assert len(sandbox.stream.registry) == 0
+        sandbox.state.conditions.down_regions = ("london",)
+        sandbox.tick()
+
+
 async def test_a_forbidden_token_opens_no_socket(connect):
     """It is known, and may do nothing."""
     async with running() as (sandbox, _):
@@ -251,6 +279,7 @@ async def test_a_region_that_is_down_answers_no_client(connect):
                 await client.read_for(2)
             await second.read_for(0.3)
             assert second.of("status")[-1]["connected"]
+            await both.read_for(0.1)  # what was sent before
             before = len(both.packets)
             await both.read_for(0.4)
             assert {packet["accountId"] for packet in both.packets[before:]} == {london}

@@ -5,8 +5,11 @@ from datetime import timedelta
 
 import pytest
 from link_world import running_link, subsequence
+from structlog.testing import capture_logs
 
+from brokerd.config.settings import MarketHours
 from brokerd.domain import Phase, Proof
+from brokerd.health.calendar import calendar_of
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
@@ -183,6 +186,22 @@ async def test_a_broker_away_for_a_weekend_costs_no_restart():
         assert await world.until_live() < 2
         assert len(world.service.opened) == 1
         world.assert_exact()
+
+
+async def test_a_loss_out_of_hours_wakes_nobody():
+    """What is lost at a weekend, by the broker's hours, is told but no warning; it comes back."""
+    hours = MarketHours(time_zone="UTC", open=("Tue 00:00-Fri 24:00",))  # the world starts Monday
+    calendar = calendar_of({"*": hours})
+    for known, level in ((calendar, "info"), (None, "warning")):
+        with capture_logs() as logs:
+            async with running_link(calendar=known) as world:
+                await world.until_live()
+                world.switch_on(FaultKind.MUTE)
+                await world.until_phase(Phase.BACKOFF, within=60)
+                world.switch_off(FaultKind.MUTE)
+                await world.until_live(within=60)
+        (first, *_) = (log for log in logs if log["event"] == "link.lost")
+        assert first["log_level"] == level
 
 
 async def test_a_terminal_that_never_answers_is_given_up():

@@ -11,7 +11,7 @@ from random import Random
 from prometheus_client import CollectorRegistry
 from simulated_money import SimulatedPort, build_provisioner
 
-from brokerd.config.settings import LedgerSettings, LinkSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
 from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
@@ -37,6 +37,8 @@ from brokerd.domain import (
     WriteOutcome,
 )
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
@@ -91,6 +93,23 @@ class VirtualClock:
         return self.monotonic()
 
 
+class ShiftedClock(VirtualClock):
+    """A clock whose hands are ahead of everybody else's; it runs as fast."""
+
+    def __init__(self, clock: VirtualClock, *, ahead_seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._ahead = timedelta(seconds=ahead_seconds)
+
+    def now(self) -> datetime:
+        """Return the wall clock."""
+        return self._clock.now() + self._ahead
+
+    def monotonic(self) -> float:
+        """Return the loop's time."""
+        return self._clock.monotonic()
+
+
 class WarpedMetaApi(SimulatedMetaApi):
     """The simulated service, whose answers a test can warp.
 
@@ -116,6 +135,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
         self.is_history_shuffled = False
+        self.told: Callable[[str], None] = lambda _what: None
         self.accounts_asked_at: list[float] = []
         self.history_asked_at: list[float] = []
         self.information_asked_at: list[float] = []
@@ -126,12 +146,14 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account, or refuse."""
         self.accounts_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks account")
         self._refuse_as_told()
         return replace(await super().account(remote), **self.record_changes)
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read what the terminal shows, or what a test says it shows."""
         self.information_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks information")
         self._refuse_as_told()
         if self.before_reading is not None:
             self.before_reading()
@@ -143,6 +165,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Read a page without what is hidden."""
         self._refuse_as_told()
         self.history_asked_at.append(self.broker.clock.monotonic())
+        self.told(f"asks deals {offset}")
         self.history_asked_from.append(start)
         if self.history_failures:
             raise self.history_failures.pop(0)
@@ -160,6 +183,7 @@ class WarpedMetaApi(SimulatedMetaApi):
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
         """Find a deal unless it is hidden here too."""
+        self.told("asks ticket")
         self._refuse_as_told()
         page = await super().deals_by_ticket(remote, deal_id=deal_id)
         is_blind = deal_id in self.hidden and not self.finds_hidden
@@ -168,6 +192,7 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
+        self.told("opens")
         self.opened_from.append(synced_through)
         return await super().open(remote, reliability=reliability, synced_through=synced_through)
 
@@ -183,6 +208,11 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Refuse the next request."""
         self._refusals.append(refusal)
 
+    def forgive(self) -> None:
+        """Refuse nothing any more."""
+        self.refusal = None
+        self._refusals.clear()
+
     def _refuse_as_told(self) -> None:
         if self._refusals:
             raise self._refusals.pop(0)
@@ -195,12 +225,14 @@ class Wire:
     """The way to Postgres. `report_seconds` are taken, one each, by the coming reports."""
 
     is_cut: bool = False
+    refused: int = 0
     reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
 
     def send(self) -> None:
         """Reach the store, or not."""
         if self.is_cut:
+            self.refused += 1
             raise StoreUnavailable("cut")
 
 
@@ -271,9 +303,13 @@ class World:
         settings: LinkSettings | None = None,
         sync_from: datetime | None = None,
         status_seconds: float = 10.0,
+        calendar: Calendar | None = None,
+        ahead_seconds: float = 0.0,
+        poll_seconds: float = 1.0,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
+        ours = ShiftedClock(self.clock, ahead_seconds=ahead_seconds)
         self.state = MemoryState(clock=self.clock)
         self.settings = settings or LinkSettings()
         self.metrics = Metrics(CollectorRegistry())
@@ -294,7 +330,7 @@ class World:
         self.writer = Writer(
             WiredLedger(self.state, self.wire),
             settings=LedgerSettings(),
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 3),
             metrics=self.metrics,
         )
@@ -315,12 +351,20 @@ class World:
             windows=MemoryWindows(self.state),
             long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
             lease=self.leases,
+            incidents=IncidentDesk(
+                HealthSettings(),
+                calendar=calendar or Calendar(),
+                clock=ours,
+                metrics=self.metrics,
+            ),
             settings=self.settings,
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 4),
             metrics=self.metrics,
         )
         self.link: Link | None = None
+        self._poll_seconds = poll_seconds
+        self._life: asyncio.Task[None] | None = None
         self.claims: list[Claim] = []
         self.is_fenced = False
         self.entered: TransitionRow | None = None
@@ -348,9 +392,26 @@ class World:
             lease, owner=Incarnation(99), epoch=lease.epoch + 1
         )
 
+    def requeue(self) -> None:
+        """End a wait, as the registry does when a link's credentials or account changed."""
+        self.state.leases[self.account_id] = replace(self.lease, not_before=None)
+
+    def die(self) -> None:
+        """End the link's process: no word to the store, and another one takes over."""
+        if self._life is not None:
+            self._life.cancel()
+
     async def run(self) -> None:
         """Do what a pool does for one link: claim it when it waits, run it, again and again."""
-        incarnation = await MemoryNodes(self.state).register("node", max_links=1)
+        nodes = MemoryNodes(self.state)
+        async with asyncio.TaskGroup() as group:
+            while not self.is_fenced:
+                self._life = group.create_task(self._live(nodes))
+                await asyncio.wait({self._life})
+
+    async def _live(self, nodes: MemoryNodes) -> None:
+        incarnation = await nodes.register("node", max_links=1)
+        self.link = None
         while not self.is_fenced:
             for claim in await self.queue.claim(incarnation, limit=1):
                 self.claims.append(claim)
@@ -360,7 +421,7 @@ class World:
                 except Fenced:
                     self.is_fenced = True
                 self.link = None
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._poll_seconds)
 
     # What the broker does.
 

@@ -30,17 +30,8 @@ class ProvisioningClient:
     numbers: count = field(default_factory=lambda: count(1))
 
     def order(self, **changes: object) -> dict[str, object]:
-        """Return the order that adds the login; a change to None leaves a field out."""
-        order = {
-            "name": "ours",
-            "login": self.login.login,
-            "password": self.login.access.password,
-            "server": self.login.server.name,
-            "platform": "mt5",
-            "magic": 0,
-            **changes,
-        }
-        return {name: value for name, value in order.items() if value is not None}
+        """Return the order that adds the login."""
+        return order_for(self.login, **changes)
 
     async def create(self, transaction_id: str | None = None, **changes: object) -> httpx.Response:
         """Send the order once, under a transaction-id of its own if none is given."""
@@ -89,6 +80,29 @@ class ProvisioningClient:
     def owed(self) -> Decimal:
         """Return what the bill comes to."""
         return self.sandbox.state.bill.total()
+
+
+def order_for(trading: TradingAccount, /, **changes: object) -> dict[str, object]:
+    """Return the order that adds a login; a change to None leaves a field out."""
+    order = {
+        "name": "ours",
+        "login": trading.login,
+        "password": trading.access.password,
+        "server": trading.server.name,
+        "platform": "mt5",
+        "magic": 0,
+        **changes,
+    }
+    return {name: value for name, value in order.items() if value is not None}
+
+
+def details(answer: httpx.Response) -> object:
+    """Return the details of a validation error, having looked at the rest of its form."""
+    body = answer.json()
+    assert answer.status_code == 400, body
+    assert (body["id"], body["error"]) == (3, "ValidationError")
+    assert len(body["message"].rpartition("(")[2]) == 33
+    return body["details"]
 
 
 @asynccontextmanager

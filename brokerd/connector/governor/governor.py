@@ -6,7 +6,7 @@ Each line lets it through as the budget of that scope allows, so a scope that is
 most is taken before it is sent, and what it did not cost is given back.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ from brokerd.connector.governor.scopes import (
 )
 from brokerd.connector.governor.share import Division, divide
 from brokerd.connector.governor.sockets import Sockets
-from brokerd.errors import BrokerdError, Held, RemoteUnavailable, Throttled
+from brokerd.errors import BrokerdError, Held, RemoteUnavailable, Throttled, ValidationLocked
 from brokerd.telemetry import Metrics
 
 MAX_IDLE_LINES = 256
@@ -99,11 +99,16 @@ class Governor:
             yield passage
         except BrokerdError as failure:
             self._learn(passage, failure)
+            if not isinstance(failure, Throttled) and passage.is_answered:
+                _relieve(taken)
+            raise
+        except BaseException:
+            self._breakers.release(call)  # nobody knows how it ended
             raise
         else:
             self._learn(passage, None)
+            _relieve(taken)
         finally:
-            self._breakers.release(call)
             await self._breakers.tell_fleet()
             spent = actual_cost(call, settings=self._settings, items=passage.items)
             for each in taken:
@@ -126,7 +131,8 @@ class Governor:
                 await self._ports.sleep(max(held.retry_after_seconds, SHORTEST_WAIT_SECONDS))
             else:
                 break
-        await self._line(FLEET_SOCKETS).pass_(1, deadline=inf)
+        taken = await self._line(FLEET_SOCKETS).pass_(1, deadline=inf)
+        await taken.settle(1)
         await self._ports.socket_pace.turn()
 
     def note_life(self, *, token: str, region: str) -> None:
@@ -173,7 +179,13 @@ class Governor:
         self._breakers.learn(call, failure, is_answered=passage.is_answered)
 
     def _hold(self, call: Call, failure: Throttled) -> None:
-        """Hold the scope that a 429 names; for one that names none see `throttled_scope`."""
+        """Hold the scope that a 429 names; for one that names none see `throttled_scope`.
+
+        A lock of one account's credentials is no limit of requests: it holds nothing here.
+        """
+        self._ports.metrics.throttled.labels(scope=failure.scope).inc()
+        if isinstance(failure, ValidationLocked):
+            return
         now = self._ports.clock.monotonic()
         narrow = scopes_of(call)[0]
         other, until = self._unnamed.get(call.token, (narrow, now))
@@ -182,7 +194,6 @@ class Governor:
         if scope == narrow and failure.scope != narrow.kind:
             self._unnamed[call.token] = narrow, now + failure.retry_after_seconds
         self._line(scope).hold(failure.retry_after_seconds)
-        self._ports.metrics.throttled.labels(scope=failure.scope).inc()
 
     def _line(self, scope: Scope) -> Line:
         line = self._lines.get(scope)
@@ -221,3 +232,8 @@ class Governor:
                 key = scope.kind, f"{limit.period_seconds:g}s"
                 left[key] = min(left[key], line.left_ratio(limit))
         return left
+
+
+def _relieve(taken: Sequence[Taken]) -> None:
+    for each in taken:
+        each.line.relieve()

@@ -14,7 +14,7 @@ from brokerd.errors import Held
 
 SHORTEST_WAIT_SECONDS = 0.01
 """What is due this soon is as good as due; a shorter sleep may not move the clock at all."""
-_CAUSES = {ScopeKind.PROVISIONING: "rate", ScopeKind.SOCKETS: "rate"}
+_IN_CREDITS = frozenset({ScopeKind.ACCOUNT, ScopeKind.USER, ScopeKind.SERVER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,11 @@ class LinePorts:
 
 
 class Line:
-    """Lets calls of one scope through as its budget allows, and none while it is held."""
+    """Lets calls of one scope through as its budget allows, and none while it is held.
+
+    After a 429 it lets one call through at a time until one succeeds: whatever the hint was worth,
+    those who wait must not all find out at once.
+    """
 
     def __init__(self, scope: Scope, *, divide: Callable[[], Division], ports: LinePorts) -> None:
         self.scope = scope
@@ -36,6 +40,10 @@ class Line:
         self._head = asyncio.Lock()
         self._budget = Budget()
         self._held_until = -inf
+        self._is_suspect = False
+        self._under_way = 0
+        self._left = asyncio.Event()
+        self._cause = "credits" if scope.kind in _IN_CREDITS else "rate"
 
     def __repr__(self) -> str:
         held = self._held_until - self._ports.clock.monotonic()
@@ -45,12 +53,17 @@ class Line:
     def is_idle(self) -> bool:
         """Say whether nothing would be lost if the line were made anew."""
         now = self._ports.clock.monotonic()
-        is_free = not self._head.locked() and now >= self._held_until
+        is_free = not (self._head.locked() or self._under_way) and now >= self._held_until
         return is_free and self._budget.is_idle(limits=self._divide().own, now=now)
 
     def hold(self, seconds: float) -> None:
         """Let nobody through for so long: MetaApi asked for it."""
         self._held_until = max(self._held_until, self._ports.clock.monotonic() + seconds)
+        self._is_suspect = True
+
+    def relieve(self) -> None:
+        """Note that a call was not throttled."""
+        self._is_suspect = False
 
     def left_ratio(self, limit: Limit) -> float:
         """Return what is left of the node's share of a limit."""
@@ -61,26 +74,26 @@ class Line:
         patience = deadline - self._ports.clock.monotonic()
         try:
             async with asyncio.timeout(None if patience == inf else max(0.0, patience)):
-                await self._head.acquire()
+                async with self._head:
+                    return await self._wait(cost, deadline=deadline)
         except TimeoutError:
-            raise self._refusal(max(1.0, patience), "the line is long", cause="rate") from None
-        try:
-            return await self._wait(cost, deadline=deadline)
-        finally:
-            self._head.release()
+            raise self._refusal(max(1.0, patience), "the line is long", cause=self._cause) from None
 
     async def _wait(self, cost: int, *, deadline: float) -> "Taken":
         while True:
+            if self._is_suspect and self._under_way:
+                await self._left.wait()
+                continue
             held = self._held_until - self._ports.clock.monotonic()
             taken = await self._try(cost) if held <= 0 else None
             if isinstance(taken, Taken):
+                self._under_way += 1
                 return taken
             seconds = held if taken is None else taken
             if self._ports.clock.monotonic() + seconds > deadline:
                 if taken is None:
                     raise self._refusal(seconds, "MetaApi asked us to wait", cause="throttled")
-                cause = _CAUSES.get(self.scope.kind, "credits")
-                raise self._refusal(seconds, f"its {cause} are spent", cause=cause)
+                raise self._refusal(seconds, "its budget is spent", cause=self._cause)
             await self._ports.sleep(max(seconds, SHORTEST_WAIT_SECONDS))
 
     async def _try(self, cost: int) -> "Taken | float":
@@ -114,8 +127,14 @@ class Line:
             cause=cause,
         )
 
-    async def give_back(self, taken: "Taken", units: int) -> None:
-        """Take back what a call did not use."""
+    async def settle(self, taken: "Taken", *, spent: int) -> None:
+        """Note that a call is over, and take back what it did not use."""
+        self._under_way -= 1
+        self._left.set()
+        self._left = asyncio.Event()
+        units = taken.units - spent
+        if units <= 0:
+            return
         if taken.charge is not None:
             self._budget.give_back(taken.charge, units=units)
         elif taken.drawn is not None and self._ports.pot is not None:
@@ -131,7 +150,6 @@ class Taken:
     charge: Charge | None = None
     drawn: Drawn | None = None
 
-    async def settle(self, units: int) -> None:
-        """Give back what was taken beyond so many units."""
-        if units < self.units:
-            await self.line.give_back(self, self.units - units)
+    async def settle(self, spent: int) -> None:
+        """Leave the line, and give back what was not spent."""
+        await self.line.settle(self, spent=spent)

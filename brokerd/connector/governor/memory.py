@@ -8,7 +8,7 @@ from brokerd.clock import Clock
 from brokerd.connector.governor.buckets import Limit, slice_of
 from brokerd.connector.governor.ports import Demand, Drawn
 from brokerd.connector.governor.share import pot_wait_seconds
-from brokerd.store.memory import AccountRow, MemoryState
+from brokerd.store.memory import MemoryState
 from brokerd.store.place import named_id
 
 
@@ -25,24 +25,21 @@ class MemoryCensus:
 
     async def demands(self) -> Sequence[Demand]:
         """Count the accounts that are neither stopped nor deleted."""
-        groups = defaultdict[tuple[str, str], list[AccountRow]](list)
+        groups = defaultdict[tuple[str, str], list[str | None]](list)
         for row in self._state.accounts.values():
-            if row.deleted_at is None and row.spec.desired != "stopped" and _id(row) is not None:
-                remote = row.spec.metaapi
-                groups[remote.token, remote.region].append(row)
+            if row.deleted_at is None and row.spec.desired != "stopped":
+                place = row.spec.metaapi
+                groups[place.token, place.region].append(named_id(place) or row.created_id)
         return [
             Demand(
                 token=token,
                 region=region,
-                accounts=len(rows),
-                example_account_id=min(_id(row) or "" for row in rows),
+                wanted=len(ids),
+                accounts=len([known for known in ids if known is not None]),
+                example_account_id=min((known for known in ids if known is not None), default=None),
             )
-            for (token, region), rows in sorted(groups.items())
+            for (token, region), ids in sorted(groups.items())
         ]
-
-
-def _id(row: AccountRow) -> str | None:
-    return named_id(row.spec.metaapi) or row.created_id
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from brokerd.connector.governor.buckets import Limit
+from brokerd.domain import MetaApiRef
 
 
 class Service(StrEnum):
@@ -84,12 +85,16 @@ class SocketGate(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What the registry wants of one token in one region: deployed accounts, one of them named."""
+    """What the registry wants of one token in one region.
+
+    Of `wanted` accounts, `accounts` exist at MetaApi; one of these is named.
+    """
 
     token: str
     region: str
+    wanted: int
     accounts: int
-    example_account_id: str
+    example_account_id: str | None
 
 
 class Census(Protocol):
@@ -131,6 +136,38 @@ class Pot(Protocol):
 
     async def forget_probe(self, name: str) -> None:
         """Let others probe at once: the cause is gone. May be lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What MetaApi lets a user have in a region; None where it does not say."""
+
+    region: str
+    accounts: int | None
+    deployed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """A limit of credits as MetaApi states it, and what is left of it."""
+
+    scope: str
+    period_seconds: float
+    total: float
+    available: float
+
+
+class QuotaReader(Protocol):
+    """What MetaApi says of its limits. Both raise `Transient` and `Rejected`.
+
+    Where an answer has another shape than we know, it says nothing.
+    """
+
+    async def quotas(self, token: str) -> Sequence[Quota]:
+        """Read what a token's user may have, by region."""
+
+    async def credits(self, remote: MetaApiRef) -> Sequence[Usage]:
+        """Read the credits in the way of calls for an account."""
 
 
 class Turns(Protocol):

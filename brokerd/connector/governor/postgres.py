@@ -18,11 +18,11 @@ _DEMANDS = (
     sa.select(
         accounts.c.token,
         accounts.c.region,
-        sa.func.count().label("accounts"),
+        sa.func.count().label("wanted"),
+        sa.func.count(_ACCOUNT_ID).label("accounts"),
         sa.func.min(_ACCOUNT_ID).label("example"),
     )
     .where(accounts.c.deleted_at.is_(None), accounts.c.desired != "stopped")
-    .where(_ACCOUNT_ID.is_not(None))
     .group_by(accounts.c.token, accounts.c.region)
     .order_by(accounts.c.token, accounts.c.region)
 )
@@ -48,6 +48,7 @@ class PostgresCensus:
             Demand(
                 token=row.token,
                 region=row.region,
+                wanted=row.wanted,
                 accounts=row.accounts,
                 example_account_id=row.example,
             )

@@ -15,6 +15,8 @@ from brokerd.domain import DealId
 from brokerd.errors import InvalidRequest
 
 DISCOVERY_PATH = "/users/current/servers/mt-client-api"
+QUOTAS_PATH = "/users/current/quotas"
+REGIONS_PATH = "/users/current/regions"
 
 ACCOUNTS_PATH = "/users/current/accounts"
 
@@ -67,6 +69,16 @@ def account_path(account_id: str) -> str:
 def account_information_path(account_id: str) -> str:
     """Return the path of the account information; the terminal is asked, not a cache."""
     return f"{account_path(account_id)}/account-information?refreshTerminalState=true"
+
+
+def credits_path(account_id: str) -> str:
+    """Return the path of the credits in the way of an account's calls."""
+    return f"{account_path(account_id)}/credits"
+
+
+def server_time_path(account_id: str) -> str:
+    """Return the path of the time at an account's broker."""
+    return f"{account_path(account_id)}/server-time"
 
 
 def deals_path(account_id: str, *, start: datetime, end: datetime, offset: int) -> str:
