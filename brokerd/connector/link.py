@@ -57,6 +57,7 @@ class Link:
         self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
         self._backoff = claim.backoff
         self._rhythm = Rhythm()
+        self._session: LinkSession | None = None  # whose close comes after its loss was told
         self._order = _Order.STAY
         self._told = asyncio.Event()
 
@@ -108,7 +109,15 @@ class Link:
         """
         standing = Standing(on_stood=self._forgive, ports=self._ports)
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+        try:
+            failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+            return await self._conclude(failure, standing)
+        finally:
+            session, self._session = self._session, None
+            if session is not None:
+                await session.close()
+
+    async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
             await self._forgive()
         if isinstance(failure, _Told):
@@ -146,14 +155,14 @@ class Link:
         provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
         if self._board.phase is Phase.PROVISIONING:
             await self._board.enter(LinkEvent.DIALLED, "Dialling")
-        session = LinkSession(
+        self._session = LinkSession(
             provisioned,
             rhythm=self._rhythm,
             standing=standing,
             board=self._board,
             ports=self._ports,
         )
-        await session.run()
+        await self._session.run()
 
     async def _await_turn(self) -> None:
         """Wait in the slot while others of its incident come back first."""

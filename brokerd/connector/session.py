@@ -52,7 +52,7 @@ async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
 
 
 class LinkSession:
-    """One attempt of a link: it ends by raising, or by being cancelled.
+    """One attempt of a link: it ends by raising, or by being cancelled; then it is to be closed.
 
     Its account is deployed. `rhythm` is what earlier sessions learnt of the heartbeats; `standing`
     tells how long it lived.
@@ -94,6 +94,7 @@ class LinkSession:
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
         self._watermark: datetime | None = None
+        self._session: Session | None = None
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -104,6 +105,7 @@ class LinkSession:
             reliability=self._reliability,
             synced_through=self._stream_start(),
         )
+        self._session = session
         self._reader.listen_anew()
         try:
             async with self._group as group:
@@ -112,9 +114,13 @@ class LinkSession:
                 group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
         finally:
             self._standing.leave()
+
+    async def close(self) -> None:
+        """Close what `run` opened, in bounded time. Its loss need not wait to be told for this."""
+        if self._session is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits[Phase.DRAINING]):
-                    await session.close()
+                    await self._session.close()
 
     def _stream_start(self) -> datetime:
         """Return from when on the stream shall replay: what is older, the pulls bring alone."""
@@ -355,10 +361,9 @@ class LinkSession:
         while not is_met():
             if self._reader.is_terminal_up and not self._reader.is_broker_up:
                 began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            remaining = began_at + limit_seconds - self._clock.monotonic()
-            if remaining <= 0:
+            if self._clock.monotonic() >= began_at + limit_seconds:
                 raise failure
-            await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
+            await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""

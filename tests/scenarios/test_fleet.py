@@ -368,3 +368,24 @@ async def test_a_server_that_fails_is_one_incident_and_its_links_return_one_by_o
     told = stages(logs)
     assert told.count(("server", "opened")) == 1
     assert (told[0], told[-1]) == (("server", "opened"), ("server", "closed"))
+
+
+async def test_what_nobody_foresaw_costs_one_link_one_attempt():
+    """A session that fails with an error of no known kind: its link comes back, others stay."""
+    async with running_fleet(accounts=3, links=3) as fleet:
+        await fleet.start("node-1", seed=1)
+        await asyncio.sleep(30)
+        moves = Counter(row.account_id for row in fleet.state.transitions)
+        [session] = fleet.service._sessions[next(iter(fleet.broker.accounts))]
+
+        def die():
+            raise RuntimeError("an SDK's surprise")
+
+        session._advance = die
+        session._woken.set()
+        await asyncio.sleep(30)
+        after = Counter(row.account_id for row in fleet.state.transitions)
+        assert [number for number in after if after[number] > moves[number]] == [1]
+        assert "Crashed" in {row.reason for row in fleet.state.transitions}
+        assert fleet.live == 3
+        await settle(fleet, live=3)

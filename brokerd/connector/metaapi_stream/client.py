@@ -26,7 +26,7 @@ from brokerd.connector.metaapi_stream.sdk import SocketRecord
 from brokerd.domain import MetaApiRef
 from brokerd.telemetry import Metrics
 
-ORDERING_SECONDS = 5.0
+ORDERING_SECONDS = 3.5
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
