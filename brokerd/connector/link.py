@@ -1,6 +1,7 @@
 """One link in its slot: dial, and dial again with backoff, until the slot is given back."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from enum import Enum
 
@@ -57,7 +58,6 @@ class Link:
         self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
         self._backoff = claim.backoff
         self._rhythm = Rhythm()
-        self._session: LinkSession | None = None  # whose close comes after its loss was told
         self._order = _Order.STAY
         self._told = asyncio.Event()
 
@@ -109,13 +109,10 @@ class Link:
         """
         standing = Standing(on_stood=self._forgive, ports=self._ports)
         name = f"attempt:{self._claim.link_id}"
-        try:
-            failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+        async with AsyncExitStack() as closing:
+            attempt = self._carry_out(standing, closing)
+            failure = _gravest(await attempts.create_task(attempt, name=name))
             return await self._conclude(failure, standing)
-        finally:
-            session, self._session = self._session, None
-            if session is not None:
-                await session.close()
 
     async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
@@ -134,18 +131,22 @@ class Link:
             self._board.note_attempt(0)
             await self._save_backoff()
 
-    async def _carry_out(self, standing: Standing) -> ExceptionGroup[Exception]:
+    async def _carry_out(
+        self, standing: Standing, closing: AsyncExitStack
+    ) -> ExceptionGroup[Exception]:
         """Dial and stay until that fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
-                group.create_task(self._dial(standing), name=f"session:{self._claim.link_id}")
+                group.create_task(
+                    self._dial(standing, closing), name=f"session:{self._claim.link_id}"
+                )
         except ExceptionGroup as failures:
             return failures
         raise AssertionError("a session ends only by raising")
 
-    async def _dial(self, standing: Standing) -> None:
-        """Have the account deployed, then open a session and stay in it."""
+    async def _dial(self, standing: Standing, closing: AsyncExitStack) -> None:
+        """Have the account deployed, then open a session and stay in it; `closing` ends it."""
         await self._await_turn()
         await self._board.enter(LinkEvent.DIALLED, "Dialling")
 
@@ -155,14 +156,15 @@ class Link:
         provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
         if self._board.phase is Phase.PROVISIONING:
             await self._board.enter(LinkEvent.DIALLED, "Dialling")
-        self._session = LinkSession(
+        session = LinkSession(
             provisioned,
             rhythm=self._rhythm,
             standing=standing,
             board=self._board,
             ports=self._ports,
         )
-        await self._session.run()
+        closing.push_async_callback(session.close)
+        await session.run()
 
     async def _await_turn(self) -> None:
         """Wait in the slot while others of its incident come back first."""
