@@ -80,6 +80,7 @@ class Api:
     """The application with everything behind it at hand."""
 
     put_body = staticmethod(put_body)
+    secrets = SECRETS
     app: ASGIApp
     client: httpx.AsyncClient
     state: MemoryState
@@ -144,10 +145,11 @@ def make_api(  # a builder of test values has many keywords
     replica=None,
     calendar=None,
     secrets=SECRETS,
+    money=None,
     **budgets,
 ):
     """Build the application over the rows of `state`."""
-    money = MemoryMoney(state=state)
+    money = money or MemoryMoney(state=state)
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length), money=money)
     metrics = feed._metrics if feed else Metrics(CollectorRegistry())
     books = make_books(money, **budgets)
