@@ -101,7 +101,9 @@ class Link:
         """
         session = LinkSession(self._claim, board=self._board, ports=self._ports)
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(session), name=name))
+        ended = await attempts.create_task(self._carry_out(session), name=name)
+        _heed_cancellation()
+        failure = _gravest(ended)
         if session.stood_seconds >= self._settings.stable_seconds:
             self._backoff = Backoff()
             self._board.note_attempt(0)
@@ -236,6 +238,16 @@ class Link:
         except StoreUnavailable:
             return False
         return True
+
+
+def _heed_cancellation() -> None:
+    """End the link if it was cancelled while its attempt failed.
+
+    Before Python 3.13 a group whose tasks fail as it is cancelled tells of the failures alone.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:
