@@ -19,6 +19,7 @@ from brokerd.domain import (
 )
 from brokerd.health.conditions import ConditionType, Truth
 from brokerd.ledger.feed import EventType
+from brokerd.operations import OperationFailure, OperationKind, OperationState
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~@-]{0,127}$"
 """What may name a link or a user: safe in a path, and never a colon, which will part verbs."""
@@ -225,6 +226,68 @@ class DiscardBody(_Body):
     """Why a record says nothing that the ledger lacks."""
 
     note: Annotated[str, Meta(pattern=_PRINTABLE, max_length=500)]
+
+
+class DifferenceBody(_Body):
+    """Broker minus ledger, as decimal strings in the account's currency."""
+
+    balance: Amount
+    credit: Amount
+    currency: str
+
+
+class AuditBody(_Body):
+    """What an audit found: of `windows` read again, what was not as the broker has it now."""
+
+    proof: Proof
+    detail: str
+    windows: int
+    inserted: int
+    revised: int
+    missing: int
+    false_receipts: int
+    difference: DifferenceBody | None
+
+
+class ProgressBody(_Body):
+    """How far an operation is; `note` says what its next step waits for, if anything."""
+
+    windows_read: int
+    windows_left: int
+    note: str
+
+
+class WaitingBody(_Body):
+    """Why nobody carries an open operation out: its link is in this phase, for this reason."""
+
+    phase: Phase
+    reason: str
+    message: str
+
+
+class OperationProblemBody(_Body):
+    """Why an operation failed; as RFC 9457 has it, without what belongs to a request."""
+
+    type: str
+    title: str
+    reason: OperationFailure
+
+
+class OperationBody(_Body):
+    """Long work that was asked of a link."""
+
+    id: str
+    kind: OperationKind
+    link_id: str
+    state: OperationState
+    asked_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    expires_at: Moment
+    waiting_for: WaitingBody | None
+    progress: ProgressBody
+    result: AuditBody | None
+    problem: OperationProblemBody | None
 
 
 class DayTotalsBody(_Body):

@@ -19,6 +19,7 @@ from brokerd.api.bodies import (
     EventsBody,
     LinkBody,
     LinksBody,
+    OperationBody,
     ProblemBody,
     PutBody,
     QuarantineBody,
@@ -42,6 +43,7 @@ _ACT: Json = {
 }
 _SCHEMAS = "#/components/schemas/{name}"
 _ID: Json = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 128}
+_OPERATION_ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"}
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": 512}
 _MOMENT: Json = {"type": "string", "format": "date-time"}
 _LIMIT: Json = {
@@ -53,8 +55,9 @@ _LIMIT: Json = {
 _PROBLEMS = {
     400: "The body is not JSON.",
     401: "The API key is missing or wrong.",
-    404: "There is no such link, or no such record.",
-    409: "The identity is taken or would change; or the record is closed or still unreadable.",
+    404: "There is no such link, record or operation.",
+    409: "The identity is taken or would change; the record is closed or still unreadable; the "
+    "link is being deleted.",
     412: "If-Match or If-None-Match does not hold.",
     413: "The body is too large.",
     422: "The request breaks the rules listed in `violations`.",
@@ -79,6 +82,7 @@ def openapi_document() -> bytes:
             EventBody,
             EventsBody,
             TotalsBody,
+            OperationBody,
             ProblemBody,
             ReadyBody,
         ],
@@ -125,6 +129,16 @@ def _paths() -> Json:
         "/v1/links/{link_id}/quarantine/{act}": {
             "parameters": [link_id, _ACT],
             "post": _act_on_quarantined(),
+        },
+        "/v1/links/{link_id}:audit": {"parameters": [link_id], "post": _audit_link()},
+        "/v1/operations/{operation_id}": {
+            "parameters": [_parameter("operation_id", _OPERATION_ID, place="path")],
+            "get": _guarded(
+                "get_operation",
+                "Show how far an operation is, and what came of it.",
+                answers={200: _answer("The operation.", "OperationBody")},
+                problems=(401, 404, 422, 503),
+            ),
         },
         "/v1/deals": {"get": _list_deals()},
         "/v1/events": {"get": _list_events()},
@@ -268,6 +282,18 @@ def _act_on_quarantined() -> Json:
         ),
         "requestBody": {"required": False, "content": _json("DiscardBody")},
     }
+
+
+def _audit_link() -> Json:
+    return _guarded(
+        "audit_link",
+        "Read the link's whole history again and prove its balance; one audit at a time.",
+        answers={
+            200: _answer("The audit that is open already.", "OperationBody", headers=("Location",)),
+            202: _answer("A new one.", "OperationBody", headers=("Location",)),
+        },
+        problems=(401, 404, 409, 413, 422, 503),
+    )
 
 
 def _list_totals() -> Json:

@@ -73,8 +73,8 @@ class BestEffort:
         self._note_success()
         return answer
 
-    async def listen(self, channel: str, heard: Callable[[], None]) -> None:
-        """Call `heard` for every word on a channel, and after each time it may have missed some.
+    async def listen(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """Call `heard` with every word on a channel, and with none when some may have been missed.
 
         Returns only when cancelled; comes back by itself when Redis does.
         """
@@ -85,7 +85,7 @@ class BestEffort:
                 self.note_failure(error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _listen(self, channel: str, heard: Callable[[], None]) -> None:
+    async def _listen(self, channel: str, heard: Callable[[bytes], None]) -> None:
         async with self._client.pubsub() as pubsub:
             async with asyncio.timeout(self._timeout_seconds):
                 await pubsub.subscribe(channel)
@@ -100,7 +100,7 @@ class BestEffort:
                         await pubsub.ping()
                 elif word is not None and word["type"] in {"subscribe", "message"}:
                     self._note_success()
-                    heard()
+                    heard(word["data"] if word["type"] == "message" else b"")
 
     def note_failure(self, error: Exception) -> None:
         """Count a failure, leave Redis alone for a moment, and say so the first time."""
@@ -187,16 +187,16 @@ class RedisHints:
 
     name = "hints"
 
-    def __init__(self, effort: BestEffort, *, wake: asyncio.Event, namespace: str) -> None:
+    def __init__(self, effort: BestEffort, *, wake: Callable[[], None], namespace: str) -> None:
         self._effort = effort
         self._wake = wake
         self._channel = f"brokerd:{namespace}:changed"
 
     async def publish(self) -> None:
         """Wake every node."""
-        self._wake.set()
+        self._wake()
         await self._effort.call(lambda client: client.publish(self._channel, b""))
 
     async def run(self) -> None:
         """Wake this node whenever another one publishes; returns only when cancelled."""
-        await self._effort.listen(self._channel, self._wake.set)
+        await self._effort.listen(self._channel, lambda _word: self._wake())

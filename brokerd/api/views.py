@@ -130,8 +130,9 @@ def _spec(spec: LinkSpec) -> SpecBody:
     )
 
 
-def _status(record: LinkRecord) -> StatusBody:
-    facts = Facts(
+def facts_of(record: LinkRecord) -> Facts:
+    """Return what a link's conditions are made of."""
+    return Facts(
         status=record.status,
         desired=record.spec.desired,
         is_owned=record.owner is not None,
@@ -141,6 +142,10 @@ def _status(record: LinkRecord) -> StatusBody:
         waiting_seconds=record.queue.waiting_seconds if record.queue else None,
         open_gaps=record.open_gaps,
     )
+
+
+def _status(record: LinkRecord) -> StatusBody:
+    facts = facts_of(record)
     now = shown(facts)
     is_reported = now.phase is record.status.phase
     return StatusBody(
@@ -204,13 +209,13 @@ def _deal(stored: StoredDeal) -> DealBody:
         kind="trade" if deal.is_trade else "cash",
         entry=deal.entry,
         symbol=deal.symbol,
-        volume=None if deal.volume is None else _amount(deal.volume),
-        price=None if deal.price is None else _amount(deal.price),
+        volume=None if deal.volume is None else amount_text(deal.volume),
+        price=None if deal.price is None else amount_text(deal.price),
         time=deal.time,
         broker_time=deal.broker_time,
-        profit=_amount(deal.profit),
-        commission=_amount(deal.commission),
-        swap=_amount(deal.swap),
+        profit=amount_text(deal.profit),
+        commission=amount_text(deal.commission),
+        swap=amount_text(deal.swap),
         order_id=deal.order_id,
         position_id=deal.position_id,
         revision=stored.revision,
@@ -227,15 +232,15 @@ def _day(totals: DayTotals) -> DayTotalsBody:
         day=totals.day,
         deals=totals.deals,
         trades=totals.trades,
-        volume=_amount(totals.volume),
-        profit=_amount(totals.profit),
-        commission=_amount(totals.commission),
-        swap=_amount(totals.swap),
-        balance=_amount(totals.balance),
-        credit=_amount(totals.credit),
+        volume=amount_text(totals.volume),
+        profit=amount_text(totals.profit),
+        commission=amount_text(totals.commission),
+        swap=amount_text(totals.swap),
+        balance=amount_text(totals.balance),
+        credit=amount_text(totals.credit),
     )
 
 
-def _amount(value: Decimal) -> str:
+def amount_text(value: Decimal) -> str:
     """Write a number in full, without exponent and trailing zeros."""
     return f"{value.normalize():f}" if value else "0"

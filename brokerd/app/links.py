@@ -17,13 +17,20 @@ from brokerd.ledger.postgres_windows import PostgresWindows
 from brokerd.ledger.writer import Writer
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.manager import Manager
+from brokerd.pool.operations import OperationDesk
 from brokerd.pool.postgres_leases import PostgresLeases
+from brokerd.pool.postgres_operations import PostgresOperations
 from brokerd.pool.slots import SlotPorts
 from brokerd.queue.postgres import PostgresQueue
 
 
 def link_ports(
-    base: Foundation, *, http: httpx.AsyncClient, stream: GatedStream, writer: Writer
+    base: Foundation,
+    *,
+    http: httpx.AsyncClient,
+    stream: GatedStream,
+    writer: Writer,
+    operations: OperationDesk,
 ) -> LinkPorts:
     """Build what every link of the node is made of."""
     settings, clock, metrics = base.settings, base.clock, base.metrics
@@ -39,11 +46,25 @@ def link_ports(
         ledger=writer,
         windows=PostgresWindows(base.database),
         long_pulls=asyncio.Semaphore(settings.link.max_long_pulls),
-        lease=PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds),
+        operations=operations,
+        lease=PostgresLeases(
+            base.database, patience_seconds=settings.queue.patience_seconds, told=base.tell
+        ),
         settings=settings.link,
         clock=clock,
         random=base.random,
         metrics=metrics,
+    )
+
+
+def build_operations(base: Foundation, membership: Membership) -> OperationDesk:
+    """Build where the node's links learn what clients asked of them."""
+    return OperationDesk(
+        membership.incarnation,
+        store=PostgresOperations(base.database),
+        settings=base.settings.operations,
+        clock=base.clock,
+        metrics=base.metrics,
     )
 
 

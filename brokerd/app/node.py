@@ -16,9 +16,9 @@ from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.redis import BestEffort, open_redis
 from brokerd.api.server import ApiServer, bind
-from brokerd.app.links import build_manager, link_ports
+from brokerd.app.links import build_manager, build_operations, link_ports
 from brokerd.app.parts import Foundation, Membership, Node
-from brokerd.app.routes import build_routes, open_feed, open_hints, open_snapshots
+from brokerd.app.routes import build_routes, open_feed, open_hints, open_relay, open_snapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_rest.transport import open_http
@@ -55,17 +55,21 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         database = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics)
         )
+        random = Random()  # noqa: S311  # jitter, no secrets
+        redis = await _open_redis(stack, settings=settings, metrics=metrics)
+        feed = open_feed(settings, database, metrics=metrics)
         base = Foundation(
             settings=settings,
             clock=SystemClock(),
-            random=Random(),  # noqa: S311  # jitter, no secrets
+            random=random,
             metrics=metrics,
             database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
             ),
-            redis=await _open_redis(stack, settings=settings, metrics=metrics),
-            feed=open_feed(settings, database, metrics=metrics),
+            redis=redis,
+            feed=feed,
+            relay=open_relay(settings, redis, feed=feed, random=random),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
@@ -116,7 +120,7 @@ def _build(
     settings, clock, metrics = base.settings, base.clock, base.metrics
     snapshots = open_snapshots(base)
     writer = Writer(
-        PostgresLedgerStore(base.database, told=base.feed.wake),
+        PostgresLedgerStore(base.database, told=base.tell),
         settings=settings.ledger,
         clock=clock,
         random=base.random,
@@ -127,21 +131,28 @@ def _build(
         overlap_seconds=settings.link.stream_overlap_seconds,
         ports=StreamPorts(http=http, clock=clock, random=base.random, metrics=metrics),
     )
+    operations = build_operations(base, membership)
     links = link_ports(
         base,
         http=http,
         stream=GatedStream(stream, heartbeat=membership.heartbeat),
         writer=writer,
+        operations=operations,
     )
     manager = build_manager(base, membership, links=links, snapshots=snapshots)
-    hints = open_hints(base, manager)
+
+    def wake() -> None:
+        manager.wake.set()
+        operations.wake.set()
+
+    hints = open_hints(base, wake)
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
     readiness = Readiness(registry, clock=clock)
     routes = build_routes(
         base,
         registry=registry,
         snapshots=snapshots,
-        hints=hints or LocalHints(manager.wake),
+        hints=hints or LocalHints(wake),
         readiness=readiness,
     )
     return Node(
@@ -149,7 +160,8 @@ def _build(
         writer=writer,
         stream=stream,
         manager=manager,
-        hints=hints,
+        operations=operations,
+        hints=[each for each in (hints, base.relay) if each is not None],
         feed=base.feed,
         upkeep=(),
         api=ApiServer(create_app(routes, key=settings.api.key, metrics=metrics), listener=listener),

@@ -7,6 +7,7 @@ from random import Random
 from brokerd.api.feed import Feed
 from brokerd.api.readiness import Readiness
 from brokerd.api.redis import BestEffort, RedisHints
+from brokerd.api.relay import FeedRelay
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
@@ -19,6 +20,7 @@ from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.writer import Writer
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
+from brokerd.pool.operations import OperationDesk
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import Database
 from brokerd.telemetry import Metrics
@@ -36,6 +38,14 @@ class Foundation:
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
+    relay: FeedRelay | None
+
+    def tell(self) -> None:
+        """Wake whoever reads the feed, here and on other nodes: something was told."""
+        if self.relay is None:
+            self.feed.wake.set()
+        else:
+            self.relay.tell()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +65,8 @@ class Node:
     writer: Writer
     stream: MetaApiStream
     manager: Manager
-    hints: RedisHints | None
+    operations: OperationDesk
+    hints: Sequence[RedisHints | FeedRelay]
     feed: Feed
     upkeep: Sequence[Partitions | FeedWatch]
     api: ApiServer

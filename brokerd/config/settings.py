@@ -107,6 +107,15 @@ class LedgerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperationSettings:
+    """How what clients ask for, such as audits, is found, ends and is forgotten."""
+
+    poll_seconds: float = 1.0  # between two looks for what was asked; a hint wakes it earlier
+    expire_seconds: float = 86_400.0  # asked a day ago and not done: whoever asked has left
+    keep_days: int = 30  # what an audit found is worth reading at the end of the month
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
     """Where Postgres is. The URLs are libpq URIs and may hold passwords, hence secrets."""
 
@@ -159,6 +168,7 @@ class Settings:
     pool: PoolSettings = field(default_factory=PoolSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    operations: OperationSettings = field(default_factory=OperationSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

@@ -21,6 +21,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import (
     AccountInformation,
     BrokerStatus,
@@ -71,13 +72,14 @@ class LinkSession:
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
-            puller=self._puller,
+            puller=Puller(claim, ports=ports, source=Source.AUDIT),
             ports=ports,
             is_interrupted=lambda: self._was_interrupted,
         )
         self._audit = Auditor(
             claim, board=board, puller=self._puller, verifier=self._verifier, ports=ports
         )
+        self._asked = AskedAudit(claim, auditor=self._audit, verifier=self._verifier, ports=ports)
         self._watermark: datetime | None = None
         self._news = asyncio.Event()
         self._is_up = False
@@ -203,13 +205,14 @@ class LinkSession:
         information = await self._identify(self._settings.verify_timeout_seconds)
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
-        while True:
-            await self._tend(session)
+        with self._ports.operations.followed(self._claim.fence.account_id, self._news.set):
+            while True:
+                await self._tend(session)
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
         if not (self._was_interrupted or self._gap_reason):
-            await self._wait_news(min(self._audit.next_due(), self._verifier.due))
+            await self._wait_news(min(self._audit.next_due(), self._verifier.due, self._asked.due))
         await self._board.flush()
         if self._was_interrupted:
             await self._recover(session)
@@ -219,6 +222,8 @@ class LinkSession:
                 await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
         elif self._audit.is_pull_due():
             await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
+        elif self._asked.is_due():
+            await self._asked.step(self._since(self._settings.reconnect_overlap_seconds))
         elif self._audit.is_proof_due():
             await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
         elif self._clock.monotonic() >= self._verifier.due:

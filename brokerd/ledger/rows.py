@@ -26,7 +26,7 @@ def check(write: LinkWrite) -> None:
 
     A pull that does not say when it began, or removals by the stream, are our own mistake.
     """
-    is_pull = write.source is Source.PULL
+    is_pull = write.source is not Source.STREAM
     if is_pull != (write.fetched_at is not None) or (write.removals and not is_pull):
         raise ValueError("only a pull, and every pull, says when it began and may remove")
     for deal_id in write.removals:
@@ -76,7 +76,8 @@ def distinct(write: LinkWrite) -> LinkWrite:
 
     A deal that is both sent and removed stays: its presence is the stronger evidence.
     """
-    ordered = write.deals if write.source is Source.PULL else tuple(reversed(write.deals))
+    is_stream = write.source is Source.STREAM
+    ordered = tuple(reversed(write.deals)) if is_stream else write.deals
     kept = {deal.deal_id: deal for deal in ordered}
     removals = tuple(dict.fromkeys(each for each in write.removals if each not in kept))
     if len(kept) == len(write.deals) and len(removals) == len(write.removals):

@@ -16,8 +16,10 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.memory import MemoryRegistry
 from brokerd.api.memory_deals import MemoryDealReader
+from brokerd.api.memory_operations import MemoryOperationRegistry
 from brokerd.api.memory_quarantine import MemoryQuarantineReader
 from brokerd.api.memory_totals import MemoryTotalsReader
+from brokerd.api.operations import OperationRoutes
 from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
@@ -117,6 +119,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
         return Reads(primary=reader, copy=copy)
 
     made_feed = feed or make_feed(state, metrics=metrics)
+    made_hints = hints or LocalHints(wake.set)
     if feed is None:
         made_feed.stop()  # nobody runs it, so nobody should wait for it
     routes = Routes(
@@ -124,7 +127,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
             registry=registry,
             pages=reads(registry),
             snapshots=snapshots or NoSnapshots(),
-            hints=hints or LocalHints(wake),
+            hints=made_hints,
             clock=state.clock,
             tokens=frozenset({"main"}),
         ),
@@ -132,6 +135,11 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
         events=EventRoutes(feed=made_feed, metrics=metrics),
         quarantine=QuarantineRoutes(records=MemoryQuarantineReader(state)),
+        operations=OperationRoutes(
+            operations=MemoryOperationRegistry(state, expire_seconds=60.0),
+            registry=registry,
+            hints=made_hints,
+        ),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=metrics.registry,

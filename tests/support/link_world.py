@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from random import Random
 
 from prometheus_client import CollectorRegistry
 
-from brokerd.config.settings import LedgerSettings, LinkSettings
+from brokerd.api.memory_operations import MemoryOperationRegistry
+from brokerd.config.settings import LedgerSettings, LinkSettings, OperationSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
 from brokerd.connector.wire import deals_from_json
@@ -35,12 +37,16 @@ from brokerd.domain import (
     WriteOutcome,
 )
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
+from brokerd.ledger.content import receipt_of
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.ledger.writer import Writer
+from brokerd.operations import Operation, OperationId, OperationKind
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
+from brokerd.pool.memory_operations import MemoryOperations
+from brokerd.pool.operations import OperationDesk
 from brokerd.queue.memory import MemoryQueue
 from brokerd.sandbox import dealing, wire
 from brokerd.sandbox.dealing import At
@@ -56,6 +62,7 @@ from brokerd.store.memory import AccountRow, LeaseRow, MemoryState, TransitionRo
 from brokerd.telemetry import Metrics
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
+DAY_SECONDS = 86_400.0
 PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 
 
@@ -264,12 +271,21 @@ class World:
             random=Random(seed + 3),
             metrics=self.metrics,
         )
+        self.operations = MemoryOperationRegistry(self.state, expire_seconds=3_600.0)
+        self.desk = OperationDesk(
+            Incarnation(1),
+            store=MemoryOperations(self.state),
+            settings=OperationSettings(poll_seconds=3_600.0),  # tests wake it
+            clock=self.clock,
+            metrics=self.metrics,
+        )
         self.ports = LinkPorts(
             rest=self.service,
             stream=self.service,
             ledger=self.writer,
             windows=MemoryWindows(self.state),
             long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
+            operations=self.desk,
             lease=self.leases,
             settings=self.settings,
             clock=self.clock,
@@ -296,6 +312,12 @@ class World:
         """Delete the link."""
         row = self.state.accounts[self.account_id]
         self._put(replace(row, generation=row.generation + 1, deleted_at=self.clock.now()))
+
+    async def ask_audit(self) -> OperationId:
+        """Ask for an audit, as a client does, and hint at it; return its id."""
+        asked = await self.operations.ask(LinkId("link-1"), OperationKind.AUDIT)
+        self.desk.wake.set()
+        return asked.operation.operation_id
 
     def steal(self) -> None:
         """Let another node take the lease."""
@@ -416,6 +438,15 @@ class World:
             if account_id == self.account_id and row.removed_at is None
         }
 
+    def operation(self, operation_id: OperationId) -> Operation:
+        """Return a stored operation."""
+        return self.state.operations[operation_id]
+
+    async def until_ended(self, operation_id: OperationId, *, within: float = 30.0) -> Operation:
+        """Wait until an operation is done or failed; return it."""
+        await self.until(lambda: self.operation(operation_id).finished_at, within=within)
+        return self.operation(operation_id)
+
     def events(self, deal_id: DealId) -> list[str]:
         """Return what consumers were told of a deal."""
         return [event.type for event in self.state.events if event.deal_id == deal_id]
@@ -510,6 +541,26 @@ def spec_of(account: TruthAccount, *, sync_from: datetime | None = None) -> Link
     )
 
 
+def cut_windows(state: MemoryState, account_id: AccountId, *, parts: int, days: float) -> None:
+    """Cut an account's one window in so many, the first of which ends in those days before."""
+    (whole,) = state.windows[account_id]
+    first = whole.end - timedelta(days=days)
+    edges = [first + (whole.end - first) / parts * part for part in range(1, parts)]
+    state.windows[account_id] = [
+        replace(
+            whole,
+            start=start,
+            end=end,
+            receipt=receipt_of(
+                row.deal
+                for row in state.deals.values()
+                if row.account_id == account_id and start <= row.deal.time < end
+            ),
+        )
+        for start, end in pairwise([whole.start, *edges, whole.end])
+    ]
+
+
 def subsequence(phases: Iterable[Phase], within: Iterable[Phase]) -> bool:
     """Say whether phases occurred in that order, others between them or not."""
     rest = iter(within)
@@ -521,7 +572,8 @@ async def running_link(**options: object) -> AsyncIterator[World]:
     """Run a link for the time of a test; it must leave no session and no count behind."""
     world = World(**options)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(world.writer.run()), group.create_task(world.run())]
+        services = (world.writer.run(), world.desk.run(), world.run())
+        tasks = [group.create_task(service) for service in services]
         yield world
         for task in reversed(tasks):
             task.cancel()
