@@ -176,6 +176,9 @@ class Metrics:
         self.buffer_deals = Gauge(
             "brokerd_buffer_deals", "Deals waiting for their commit.", registry=registry
         )
+        self.buffer_bytes = Gauge(
+            "brokerd_buffer_bytes", "What they take, estimated.", registry=registry
+        )
 
     def _define_store(self, registry: CollectorRegistry) -> None:
         self.batch_seconds = Histogram(

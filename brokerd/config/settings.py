@@ -99,8 +99,10 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
+    buffer_bytes: int = 67_108_864  # likewise; usual deals take a quarter of it, huge ones all
     retry_ceiling_seconds: float = 5.0  # between attempts while Postgres is away
     events_retention_days: int = 14  # how far behind a reader of the feed may be
     feed_poll_seconds: float = 0.25  # between two looks for events of other nodes

@@ -27,6 +27,8 @@ from brokerd.api.replica import Copy, Reads
 from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, Secret
+from brokerd.demo.folder import EngineFolder, engine_user
+from brokerd.demo.valkey import Valkey
 from brokerd.domain import Incarnation, Phase
 from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
@@ -173,3 +175,16 @@ def new_api():
 def new_feed():
     """Give the way to build a feed."""
     return make_feed
+
+
+@pytest.fixture
+async def valkey() -> AsyncIterator[Valkey]:
+    """Run a Valkey that the test may kill."""
+    folder = EngineFolder(user=engine_user())
+    server = Valkey(folder=folder)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+        await folder.remove()

@@ -18,8 +18,6 @@ from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of, open_red
 from brokerd.api.reporting import ForgettingLeases
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, RedisSettings, Secret
-from brokerd.demo.folder import EngineFolder, engine_user
-from brokerd.demo.valkey import Valkey
 from brokerd.domain import (
     AccountId,
     Backoff,
@@ -63,19 +61,6 @@ class Rig:
     async def phase(self):
         """Return the phase that a reader of the API that caches sees."""
         return (await self.cached.client.get(PATH)).json()["status"]["phase"]
-
-
-@pytest.fixture
-async def valkey() -> AsyncIterator[Valkey]:
-    """Run a Valkey that the test may kill."""
-    folder = EngineFolder(user=engine_user())
-    server = Valkey(folder=folder)
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.stop()
-        await folder.remove()
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from statistics import median
 
-import pytest
 import redis.asyncio as redis
 from ledger_rig import PostgresRig
 from prometheus_client import CollectorRegistry
@@ -23,8 +22,6 @@ from brokerd.api.redis import open_redis
 from brokerd.api.relay import PAUSE_SECONDS, FeedRelay
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, RedisSettings, Secret
-from brokerd.demo.folder import EngineFolder, engine_user
-from brokerd.demo.valkey import Valkey
 from brokerd.domain import (
     AccountId,
     Deal,
@@ -135,19 +132,6 @@ def write_of(deal_id):
         deals=(deal,),
     )
     return NumberedWrite(write_id=next(numbers), write=write)
-
-
-@pytest.fixture
-async def valkey():
-    """Run a Valkey that the test may kill."""
-    folder = EngineFolder(user=engine_user())
-    server = Valkey(folder=folder)
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.stop()
-        await folder.remove()
 
 
 @asynccontextmanager
