@@ -25,7 +25,7 @@ from brokerd.operations import (
 )
 from brokerd.pool.memory_operations import MemoryOperations
 from brokerd.pool.ports import OperationStore
-from brokerd.pool.postgres_operations import PostgresOperations
+from brokerd.pool.postgres_operations import _FAIL, _FORGET, _OPEN, PostgresOperations
 
 AUDIT = OperationKind.AUDIT
 NOON = datetime(2026, 3, 2, 12, 0, 0, 123456, tzinfo=UTC)
@@ -223,3 +223,31 @@ async def test_what_ended_long_ago_is_forgotten(rig: Rig) -> None:
     await rig.store.sweep(keep_days=0)
     assert await rig.asking.read(old.operation_id) is None
     assert await rig.asking.read(still_open.operation_id) == still_open
+
+
+async def test_what_is_open_is_found_by_index_among_many_that_ended(fleet, rig: Rig) -> None:
+    """A look each second of each node must not read what audits of a month left behind."""
+    if not hasattr(fleet, "database"):
+        return
+    claim = await rig.claim()
+    await rig.ask(claim)
+    async with fleet.database.statement() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO brokerd.operations"
+            " (kind, account_id, link_id, state, expires_at, finished_at)"
+            " SELECT 'audit', n, 'l', 'done', now(), now() - make_interval(mins => n)"
+            " FROM generate_series(1, 20000) n"
+        )
+        await connection.exec_driver_sql("ANALYZE brokerd.operations")
+        for query, index in (
+            (_OPEN, "operations_open"),
+            (_FAIL, "operations_open"),
+            (_FORGET, "operations_finished"),
+        ):
+            values = {"incarnation": claim.fence.incarnation, "keep_days": 30}
+            compiled = str(query.compile(dialect=connection.dialect))
+            named = {name: value for name, value in values.items() if f"({name})" in compiled}
+            plan = await connection.exec_driver_sql(f"EXPLAIN {compiled}", named)
+            lines = [line for (line,) in plan]
+            assert any(index in line for line in lines), lines
+            assert not any("Seq Scan on operations" in line for line in lines), lines
