@@ -175,6 +175,23 @@ async def test_what_cannot_wait_goes_first():
         assert done.result.proof is Proof.PROVEN
 
 
+async def test_an_audit_takes_its_turn_and_holds_up_nothing_meanwhile():
+    """While long histories have all the turns it waits; the keeper goes on with what is due."""
+    settings = replace(SETTINGS, max_long_pulls=1)
+    async with running_link(past=YEAR, settings=settings) as world:
+        await settle_in(world)
+        async with world.ports.long_pulls:
+            asked = await world.ask_audit()
+            await asyncio.sleep(30)
+            waiting = world.operation(asked)
+            assert waiting.state is OperationState.RUNNING
+            assert (waiting.progress.findings.windows, waiting.progress.windows_left) == (0, 5)
+            world.service.drop(world.account.metaapi_id)
+            await world.until_phase(Phase.SYNCING)
+            assert await world.until_phase(Phase.LIVE) < 5
+        assert (await world.until_ended(asked)).result.proof is Proof.PROVEN
+
+
 @pytest.mark.parametrize("failure", [RemoteUnavailable("503"), Incomplete("short")], ids=repr)
 async def test_failures_that_time_cures_delay_it_and_say_so(failure):
     """MetaApi fails three times: the note says what it waits for, and it is done after all."""
