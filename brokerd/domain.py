@@ -47,15 +47,20 @@ class Phase(StrEnum):
 
     QUEUED = "queued"  # wanted, owned by nobody
     CLAIMED = "claimed"  # a slot and a lease, nothing opened yet
+    PROVISIONING = "provisioning"  # its MetaApi account is created, deployed or undeployed
     CONNECTING = "connecting"  # preflight and opening the session
     VERIFYING = "verifying"  # comparing who answered with who was registered
     SYNCING = "syncing"  # pulling history, stream deals wait
     LIVE = "live"  # watermark reached the start of the pull that closed the sync
+    SUSPECT = "suspect"  # was live and went silent; a probe decides within seconds
     BACKOFF = "backoff"  # lost; waits for its next attempt
+    AUTH_SUSPECT = "auth_suspect"  # the broker refused what it took last week; asked once more
+    AUTH_FAILED = "auth_failed"  # the broker refuses login and password; only new ones lead on
     BLOCKED = "blocked"  # refused for a reason outside the link; probed rarely
     QUARANTINED = "quarantined"  # evidence kept, nothing written; an operator must act
     DRAINING = "draining"  # closing in order
-    PAUSED = "paused"  # not wanted live
+    PAUSED = "paused"  # not wanted live; its MetaApi account stays deployed
+    STOPPED = "stopped"  # not wanted at all; its MetaApi account is undeployed
     DELETING = "deleting"  # DELETE was asked, the owner still drains
 
 
@@ -63,6 +68,10 @@ class UserAction(StrEnum):
     """What a human must do before the link can go on."""
 
     NONE = "none"
+    UPDATE_CREDENTIALS = "update_credentials"  # the user: login or password is wrong
+    ACCEPT_BROKER_TERMS = "accept_broker_terms"  # the user, in a terminal of the broker's
+    CONTACT_BROKER = "contact_broker"  # the user: the broker disabled the account
+    TOP_UP = "top_up"  # whoever pays MetaApi
     DEPLOY_ACCOUNT = "deploy_account"
     FIX_TOKEN = "fix_token"  # noqa: S105  # names an action, holds no secret
     FIX_IDENTITY = "fix_identity"

@@ -7,6 +7,7 @@ BrokerdError
 │   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
+│   ├── Held                  we let no such request out now; carries the wait
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
@@ -15,8 +16,15 @@ BrokerdError
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
+│   │   └── TopUpRequired         403: MetaApi wants money first
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
+│   │   └── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
+│   ├── TlsInvalid            the other side's certificate does not hold
+│   ├── AuthFailed            the broker refuses login and password
+│   ├── TermsRequired         the broker wants its user to act first
+│   ├── AccountDisabled       the broker disabled the account
+│   ├── BudgetExhausted       our own limit of spending is reached
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
 │   ├── Conflict              the registry refuses: identity taken or immutable
@@ -87,6 +95,20 @@ class Throttled(Transient):
         self.scope = scope
 
 
+class Held(Transient):
+    """We let no such request out for now: its scope is being waited for, or somebody holds it.
+
+    Carries the seconds to wait, and the scope that is held.
+    """
+
+    code = "held"
+
+    def __init__(self, message: str, *, retry_after_seconds: float, scope: str = "unknown") -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.scope = scope
+
+
 class RemoteUnavailable(Transient):
     """The request did not reach MetaApi, or MetaApi failed on its side.
 
@@ -137,9 +159,15 @@ class Unauthorized(Rejected):
 
 
 class Forbidden(Rejected):
-    """The token may not do this, or the MetaApi balance is exhausted (403)."""
+    """The token may not do this (403)."""
 
     code = "forbidden"
+
+
+class TopUpRequired(Forbidden):
+    """MetaApi's balance is exhausted; whoever pays must top it up (403)."""
+
+    code = "top_up_required"
 
 
 class NotFound(Rejected):
@@ -152,6 +180,42 @@ class InvalidRequest(Rejected):
     """The other side refuses the request itself (400 and the remaining 4xx)."""
 
     code = "invalid_request"
+
+
+class QuotaExceeded(InvalidRequest):
+    """MetaApi allows no more accounts or subscriptions (400)."""
+
+    code = "quota_exceeded"
+
+
+class TlsInvalid(Rejected):
+    """The other side's certificate is expired, of another name or of a stranger; never bypassed."""
+
+    code = "tls_invalid"
+
+
+class AuthFailed(Rejected):
+    """The broker refuses login and password (E_AUTH); each repetition may cost money."""
+
+    code = "auth_failed"
+
+
+class TermsRequired(Rejected):
+    """The broker wants its user to accept terms or change the password first."""
+
+    code = "terms_required"
+
+
+class AccountDisabled(Rejected):
+    """The broker disabled the account; only the broker can change that."""
+
+    code = "account_disabled"
+
+
+class BudgetExhausted(Rejected):
+    """Our own limit of spending is reached; nothing was spent."""
+
+    code = "budget_exhausted"
 
 
 class NotDeployed(Rejected):

@@ -13,12 +13,16 @@ from brokerd.connector.session import LinkSession
 from brokerd.connector.states import LinkEvent
 from brokerd.domain import Backoff, Claim, Desired, UserAction
 from brokerd.errors import (
+    AccountDisabled,
+    AuthFailed,
     BrokerdError,
     Fenced,
     IdentityMismatch,
     NotDeployed,
     Rejected,
     StoreUnavailable,
+    TermsRequired,
+    TopUpRequired,
     Transient,
     Unauthorized,
     leaves,
@@ -283,14 +287,20 @@ def _reason(failure: BrokerdError) -> str:
 
 
 def _user_action(failure: BrokerdError) -> UserAction:
-    match failure:
-        case NotDeployed():
-            return UserAction.DEPLOY_ACCOUNT
-        case Unauthorized():
-            return UserAction.FIX_TOKEN
-        case IdentityMismatch():
-            return UserAction.FIX_IDENTITY
-        case Rejected():
-            return UserAction.CONTACT_OPERATOR
-        case _:
-            return UserAction.NONE
+    for kind, action in _USER_ACTIONS.items():
+        if isinstance(failure, kind):
+            return action
+    return UserAction.NONE
+
+
+_USER_ACTIONS: dict[type[BrokerdError], UserAction] = {
+    AuthFailed: UserAction.UPDATE_CREDENTIALS,
+    TermsRequired: UserAction.ACCEPT_BROKER_TERMS,
+    AccountDisabled: UserAction.CONTACT_BROKER,
+    TopUpRequired: UserAction.TOP_UP,
+    NotDeployed: UserAction.DEPLOY_ACCOUNT,
+    Unauthorized: UserAction.FIX_TOKEN,
+    IdentityMismatch: UserAction.FIX_IDENTITY,
+    Rejected: UserAction.CONTACT_OPERATOR,
+}
+"""Who must act on which refusal; the first that fits decides."""

@@ -1,16 +1,13 @@
-"""One open session of a link, from the dial to its loss: a reader of hints, a keeper of truth.
+"""One open session of a link, from the dial to its loss: the keeper of truth beside its reader.
 
-Theory. The reader takes what the stream brings and commits deals within milliseconds; it judges
-nothing. The keeper owns the phase: it verifies who answered, pulls history until the ledger is
-complete, and from then on pulls again at a pace, after every interruption and whenever the stream
-admits a loss. Only pulls close windows, so whatever the stream does, completeness is the keeper's
-word. Until the keeper knows whose account answered, and again after every interruption, the reader
-holds deals back. The two share a handful of fields; neither awaits between reading and writing
-them.
+Theory. The reader (reader.py) takes what the stream brings, as hints. The keeper owns the phase: it
+verifies who answered, pulls history until the ledger is complete, and from then on pulls again at
+a pace, after every interruption and whenever the stream admits a loss. Only pulls close windows,
+so whatever the stream does, completeness is the keeper's word.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -22,30 +19,18 @@ from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.operations import AskedAudit
-from brokerd.connector.ports import (
-    AccountInformation,
-    BrokerStatus,
-    Connected,
-    DealSeen,
-    Disconnected,
-    Gap,
-    LinkPorts,
-    Session,
-    StreamEvent,
-    Synchronized,
-)
+from brokerd.connector.ports import AccountInformation, LinkPorts, Session
 from brokerd.connector.pull import Pulled, Puller
+from brokerd.connector.reader import Reader
 from brokerd.connector.states import LinkEvent
 from brokerd.connector.verify import Verifier
-from brokerd.domain import Backoff, Claim, Deal, DealId, LinkWrite, Source
+from brokerd.domain import Backoff, Claim, Source
 from brokerd.errors import IdentityMismatch, LinkLost, Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
 """Where a whole history starts; no MetaTrader record is older."""
-MAX_EARLY_DEALS = 10_000
-"""Deals held back until we know whose they are; the pull that follows brings all others."""
 TIMER_SECONDS = 0.001
 """The shortest wait: a timer may fire a rounding early, and what is due then would not be yet."""
 
@@ -69,28 +54,19 @@ class LinkSession:
         self._settings = ports.settings
         self._clock = ports.clock
         self._remote = claim.spec.metaapi
+        self._reader = Reader(claim, ports=ports)
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
             puller=Puller(claim, ports=ports, source=Source.AUDIT),
             ports=ports,
-            is_interrupted=lambda: self._was_interrupted,
+            is_interrupted=lambda: self._reader.was_interrupted,
         )
         self._audit = Auditor(
             claim, board=board, puller=self._puller, verifier=self._verifier, ports=ports
         )
         self._asked = AskedAudit(claim, auditor=self._audit, verifier=self._verifier, ports=ports)
         self._watermark: datetime | None = None
-        self._news = asyncio.Event()
-        self._is_up = False
-        self._is_broker_up = True
-        self._is_stream_synchronized = False
-        self._is_identified = False
-        self._is_committing = False
-        self._early: dict[DealId, Deal] = {}
-        self._was_interrupted = False
-        self._gap_reason: str | None = None
-        self._heard_at = ports.clock.monotonic()
         self._away_since: float | None = None
         self._was_live = False
         self._live_since: float | None = None
@@ -108,10 +84,10 @@ class LinkSession:
             reliability=remote.reliability,
             synced_through=self._stream_start(),
         )
-        self._heard_at = self._clock.monotonic()
+        self._reader.listen_anew()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(session), name=f"read:{self._claim.link_id}")
+                group.create_task(self._reader.read(session), name=f"read:{self._claim.link_id}")
                 group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
         finally:
             self._end_live()
@@ -123,81 +99,6 @@ class LinkSession:
         oldest = now - timedelta(seconds=self._settings.rolling_overlap_seconds)
         return now if self._watermark is None else max(self._watermark, oldest)
 
-    # The reader.
-
-    async def _read(self, session: Session) -> None:
-        while True:
-            events = await session.receive()
-            received_at = self._clock.monotonic()
-            self._heard_at = received_at
-            deals = self._note(events)
-            if not self._is_identified:
-                self._hold_back(deals)
-            elif deals:
-                self._is_committing = True
-                await self._commit(deals.values())
-                self._is_committing = False
-                self._heard_at = self._clock.monotonic()
-                self._ports.metrics.commit_latency.observe(self._heard_at - received_at)
-
-    def _note(self, events: Sequence[StreamEvent]) -> Mapping[DealId, Deal]:
-        """Fold events into what the keeper looks at; return the deals among them."""
-        deals: dict[DealId, Deal] = {}
-        for event in events:
-            match event:
-                case DealSeen(deal=deal):
-                    deals[deal.deal_id] = deal
-                case Gap(reason=reason):
-                    self._gap_reason = reason
-                    self._ports.metrics.stream_gaps.labels(reason=reason).inc()
-                case _:
-                    self._follow(event)
-        if len(deals) < len(events):
-            self._news.set()
-        return deals
-
-    def _follow(self, event: Connected | Synchronized | Disconnected | BrokerStatus) -> None:
-        """Follow the terminal's ups and downs."""
-        match event:
-            case Connected():
-                if self._is_up:  # without a Disconnected: the terminal began anew
-                    self._interrupt()
-                self._is_up = True
-                self._is_stream_synchronized = False
-            case Synchronized():
-                self._is_stream_synchronized = True
-            case Disconnected():
-                self._interrupt()
-                self._is_up = False
-                self._is_stream_synchronized = False
-            case BrokerStatus(is_connected=is_connected):
-                if self._is_broker_up and not is_connected:
-                    self._interrupt()
-                self._is_broker_up = is_connected
-
-    def _interrupt(self) -> None:
-        """Doubt everything until the keeper has looked: also who will answer next."""
-        self._was_interrupted = True
-        self._is_identified = False
-
-    def _hold_back(self, deals: Mapping[DealId, Deal]) -> None:
-        if len(self._early) + len(deals) <= MAX_EARLY_DEALS:
-            self._early.update(deals)
-
-    async def _commit(self, deals: Collection[Deal]) -> None:
-        self._ports.metrics.deals_received.labels(path=Source.STREAM).inc(len(deals))
-        await self._ports.ledger.write(
-            LinkWrite(
-                fence=self._claim.fence,
-                link_id=self._claim.link_id,
-                user_id=self._claim.spec.user_id,
-                source=Source.STREAM,
-                deals=tuple(deals),
-            )
-        )
-
-    # The keeper.
-
     async def _keep(self, session: Session) -> None:
         self._away_since = self._clock.monotonic()
         await self._wait_up()
@@ -205,19 +106,19 @@ class LinkSession:
         information = await self._identify(self._settings.verify_timeout_seconds)
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
-        with self._ports.operations.followed(self._claim.fence.account_id, self._news.set):
+        with self._ports.operations.followed(self._claim.fence.account_id, self._reader.news.set):
             while True:
                 await self._tend(session)
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
-        if not (self._was_interrupted or self._gap_reason):
+        if not (self._reader.was_interrupted or self._reader.gap_reason):
             await self._wait_news(min(self._audit.next_due(), self._verifier.due, self._asked.due))
         await self._board.flush()
-        if self._was_interrupted:
+        if self._reader.was_interrupted:
             await self._recover(session)
-        elif self._gap_reason is not None:
-            reason, self._gap_reason = self._gap_reason, None
+        elif self._reader.gap_reason is not None:
+            reason, self._reader.gap_reason = self._reader.gap_reason, None
             if not self._audit.is_pull_put_off:  # else the one that waits will read further back
                 await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
         elif self._audit.is_pull_due():
@@ -268,17 +169,14 @@ class LinkSession:
         return self._stood_seconds
 
     def _why_down(self) -> str:
-        if not self._is_broker_up:
+        if not self._reader.is_broker_up:
             return "BrokerDisconnected"
-        return "Resynchronizing" if self._is_up else "Reconnecting"
+        return "Resynchronizing" if self._reader.is_terminal_up else "Reconnecting"
 
     async def _identify(self, limit_seconds: float) -> AccountInformation:
         """Verify who answered; then the stream's deals may pass, those held back first."""
         information = await self._persevere(self._verify, limit_seconds)
-        self._is_identified = not self._was_interrupted
-        if self._is_identified and self._early:
-            early, self._early = self._early, {}
-            await self._commit(early.values())
+        await self._reader.let_pass()
         return information
 
     async def _verify(self) -> AccountInformation:
@@ -298,7 +196,7 @@ class LinkSession:
 
     async def _sync(self, session: Session) -> bool:
         """Pull until the ledger is complete and the stream caught up; False when interrupted."""
-        self._gap_reason = None
+        self._reader.gap_reason = None
         stall_seconds = self._settings.sync_stall_seconds
 
         async def persevere(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
@@ -312,11 +210,11 @@ class LinkSession:
             session, self._settings.reconnect_overlap_seconds, kind="sync", carry_out=persevere
         )
         await self._wait_until(
-            lambda: self._is_stream_synchronized or self._was_interrupted,
+            lambda: self._reader.is_synchronized or self._reader.was_interrupted,
             self._settings.sync_stall_seconds,
             "the stream never finished its synchronization",
         )
-        return not self._was_interrupted
+        return not self._reader.was_interrupted
 
     async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> None:
         """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
@@ -354,7 +252,7 @@ class LinkSession:
         pulled = await carry_out(partial(self._pull_span, start))
         found += len(pulled.inserted)
         while not pulled.is_last:
-            if self._was_interrupted:
+            if self._reader.was_interrupted:
                 return found  # we no longer know who answers; the recovery's pull goes on
             self._ports.metrics.windows.labels(outcome="split").inc()
             async with self._ports.long_pulls:
@@ -410,18 +308,18 @@ class LinkSession:
     async def _wait_up(self) -> None:
         """Wait until terminal and broker answer; a broker that is away may stay away."""
         await self._wait_until(
-            lambda: self._is_up and self._is_broker_up,
+            lambda: self._reader.is_up,
             self._settings.connect_timeout_seconds,
             "no terminal of the account answered",
         )
-        self._was_interrupted = False
+        self._reader.was_interrupted = False
 
     async def _wait_until(
         self, is_met: Callable[[], bool], limit_seconds: float, problem: str
     ) -> None:
         began_at = self._clock.monotonic()
         while not is_met():
-            if self._is_up and not self._is_broker_up:
+            if self._reader.is_terminal_up and not self._reader.is_broker_up:
                 began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
             self._check_silence()
             remaining = began_at + limit_seconds - self._clock.monotonic()
@@ -431,20 +329,16 @@ class LinkSession:
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""
-        silent_seconds = self._settings.silence_seconds - self._silence()
+        silent_seconds = self._settings.silence_seconds - self._reader.silence_seconds()
         seconds = min(due - self._clock.monotonic(), silent_seconds + TIMER_SECONDS)
         try:
             async with asyncio.timeout(max(TIMER_SECONDS, seconds)):
-                await self._news.wait()
+                await self._reader.news.wait()
         except TimeoutError:
             self._check_silence()
-        self._news.clear()
+        self._reader.news.clear()
 
     def _check_silence(self) -> None:
-        silence = self._silence()
+        silence = self._reader.silence_seconds()
         if silence > self._settings.silence_seconds:
             raise LinkLost(f"nothing heard for {silence:.0f} s, not even a heartbeat")
-
-    def _silence(self) -> float:
-        """Return for how long nothing came; while a commit is under way, we do not listen."""
-        return 0.0 if self._is_committing else self._clock.monotonic() - self._heard_at

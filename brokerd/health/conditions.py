@@ -106,8 +106,16 @@ class Shown:
     since: datetime
 
 
-_UNOWNED_ENDINGS = frozenset({Phase.BACKOFF, Phase.BLOCKED, Phase.QUARANTINED})
-_SESSION_PHASES = frozenset({Phase.VERIFYING, Phase.SYNCING, Phase.LIVE})
+_UNOWNED_ENDINGS = frozenset(
+    {
+        Phase.BACKOFF,
+        Phase.AUTH_SUSPECT,
+        Phase.AUTH_FAILED,
+        Phase.BLOCKED,
+        Phase.QUARANTINED,
+    }
+)
+_SESSION_PHASES = frozenset({Phase.VERIFYING, Phase.SYNCING, Phase.LIVE, Phase.SUSPECT})
 _INTERRUPTIONS = frozenset({"BrokerDisconnected", "Reconnecting"})
 
 
@@ -188,11 +196,17 @@ def _transport(facts: Facts, now: Shown) -> Condition:
             said = (Truth.FALSE, now.reason) if is_down else (Truth.TRUE, Reason.CONNECTED)
         case Phase.CLAIMED | Phase.CONNECTING:
             said = (Truth.FALSE, Reason.CONNECTING)
-        case Phase.BACKOFF | Phase.BLOCKED | Phase.QUARANTINED:
+        case (
+            Phase.BACKOFF
+            | Phase.AUTH_SUSPECT
+            | Phase.AUTH_FAILED
+            | Phase.BLOCKED
+            | Phase.QUARANTINED
+        ):
             said = (Truth.FALSE, now.reason)
-        case Phase.DRAINING | Phase.DELETING:
+        case Phase.SUSPECT | Phase.DRAINING | Phase.DELETING:
             said = (Truth.UNKNOWN, now.reason)
-        case Phase.QUEUED | Phase.PAUSED:
+        case Phase.QUEUED | Phase.PROVISIONING | Phase.PAUSED | Phase.STOPPED:
             said = (Truth.FALSE, Reason.NO_SESSION)
         case _:
             assert_never(now.phase)
@@ -201,7 +215,7 @@ def _transport(facts: Facts, now: Shown) -> Condition:
 
 def _identity(facts: Facts, now: Shown) -> Condition:
     kind = ConditionType.IDENTITY_VERIFIED
-    if now.phase in {Phase.SYNCING, Phase.LIVE}:
+    if now.phase in {Phase.SYNCING, Phase.LIVE, Phase.SUSPECT}:
         return _condition(facts, now, kind, (Truth.TRUE, Reason.IDENTITY_MATCHES))
     if now.phase is Phase.QUARANTINED:
         return _condition(facts, now, kind, (Truth.FALSE, now.reason))
@@ -212,6 +226,8 @@ def _synchronized(facts: Facts, now: Shown) -> Condition:
     kind = ConditionType.SYNCHRONIZED
     if now.phase is Phase.LIVE:
         return _condition(facts, now, kind, (Truth.TRUE, Reason.CAUGHT_UP))
+    if now.phase is Phase.SUSPECT:
+        return _condition(facts, now, kind, (Truth.UNKNOWN, now.reason))
     reason = Reason.SYNCING if now.phase in _SESSION_PHASES else Reason.NO_SESSION
     return _condition(facts, now, kind, (Truth.FALSE, reason))
 

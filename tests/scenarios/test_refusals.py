@@ -7,7 +7,18 @@ import pytest
 from link_world import running_link
 
 from brokerd.domain import Phase, UserAction
-from brokerd.errors import BadDeal, Forbidden, NotFound, Unauthorized
+from brokerd.errors import (
+    AccountDisabled,
+    BadDeal,
+    BudgetExhausted,
+    Forbidden,
+    NotFound,
+    QuotaExceeded,
+    TermsRequired,
+    TlsInvalid,
+    TopUpRequired,
+    Unauthorized,
+)
 from brokerd.sandbox.facts import ProvisioningState
 
 pytestmark = pytest.mark.looptime(noop_cycles=5)
@@ -15,8 +26,14 @@ RECHECK = 900
 
 REFUSALS = [
     (Unauthorized("the token is unknown"), "Unauthorized", UserAction.FIX_TOKEN),
-    (Forbidden("top up your account"), "Forbidden", UserAction.CONTACT_OPERATOR),
+    (Forbidden("not yours"), "Forbidden", UserAction.CONTACT_OPERATOR),
     (NotFound("no such account"), "NotFound", UserAction.CONTACT_OPERATOR),
+    (TopUpRequired("no money"), "TopUpRequired", UserAction.TOP_UP),
+    (QuotaExceeded("too many accounts"), "QuotaExceeded", UserAction.CONTACT_OPERATOR),
+    (TlsInvalid("expired"), "TlsInvalid", UserAction.CONTACT_OPERATOR),
+    (TermsRequired("new password"), "TermsRequired", UserAction.ACCEPT_BROKER_TERMS),
+    (AccountDisabled("closed"), "AccountDisabled", UserAction.CONTACT_BROKER),
+    (BudgetExhausted("10 of 10 $"), "BudgetExhausted", UserAction.CONTACT_OPERATOR),
 ]
 
 
