@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from brokerd.connector.provisioning.budgets import BudgetName
+from brokerd.connector.provisioning.ports import Charge
 from brokerd.domain import (
     BadReason,
     Phase,
@@ -19,7 +21,6 @@ from brokerd.domain import (
 )
 from brokerd.health.conditions import ConditionType, Truth
 from brokerd.ledger.feed import EventType
-from brokerd.operations import OperationFailure, OperationKind, OperationState
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~@-]{0,127}$"
 """What may name a link or a user: safe in a path, and never a colon, which will part verbs."""
@@ -37,13 +38,13 @@ MAX_STALENESS_SECONDS = 31_536_000
 MAX_PAGE = 1_000
 
 
-class _Body(
+class Body(
     msgspec.Struct,
     kw_only=True,
     rename="camel",
     forbid_unknown_fields=True,
 ):
-    pass
+    """What all of them have in common."""
 
 
 class DesiredWord(StrEnum):
@@ -51,17 +52,21 @@ class DesiredWord(StrEnum):
 
     LIVE = "live"
     PAUSED = "paused"
+    STOPPED = "stopped"
 
 
-class MetaApiBody(_Body):
-    """Where MetaApi keeps the account; `token` is the name of a configured token."""
+class MetaApiBody(Body):
+    """Where MetaApi keeps the account; `token` is the name of a configured token.
+
+    Without an `accountId` brokerd creates the account, with the password of PUT …/credentials.
+    """
 
     token: Word
-    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)]
+    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)] | None
     region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", max_length=64)]
 
 
-class IdentityBody(_Body):
+class IdentityBody(Body):
     """Which MetaTrader account the link is for; immutable."""
 
     platform: Platform
@@ -70,7 +75,7 @@ class IdentityBody(_Body):
     currency: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{2,10}$", max_length=10)]
 
 
-class SpecBody(_Body):
+class SpecBody(Body):
     """What a client asks of a link."""
 
     user_id: Id
@@ -86,13 +91,67 @@ class SpecBody(_Body):
     ] = {}
 
 
-class PutBody(_Body):
+class PutBody(Body):
     """The body of PUT /v1/links/{id}."""
 
     spec: SpecBody
 
 
-class MetadataBody(_Body):
+class CredentialsBody(Body):
+    """The body of PUT /v1/links/{id}/credentials; it is never shown again."""
+
+    password: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class CredentialVersionBody(Body):
+    """Which of a link's passwords the newest one is; 0 when none was submitted."""
+
+    credential_version: int
+
+
+class BudgetBody(Body):
+    """What may be spent within a sliding window, and what was; of links and users, the most."""
+
+    name: BudgetName
+    window_seconds: float
+    attempts: int
+    max_attempts: int
+    usd: Amount
+    max_usd: Amount
+    remaining_usd: Amount
+
+
+class ChargeBody(Body):
+    """What was spent on one kind of charge in the last thirty days."""
+
+    kind: Charge
+    attempts: int
+    usd: Amount
+
+
+class PricesBody(Body):
+    """What MetaApi charges, as configured, in US dollars."""
+
+    add: Amount
+    deployment: Amount
+    failed_attempt: Amount
+    deployed_hour: Amount
+
+
+class BudgetsBody(Body):
+    """What MetaApi was paid and may be paid; `hostingUsdPerDay` is what deployed accounts cost.
+
+    A call whose end is not known yet counts as `reserved`, with the worst it may cost.
+    """
+
+    budgets: list[BudgetBody]
+    charges: list[ChargeBody]
+    prices: PricesBody
+    deployed_accounts: int
+    hosting_usd_per_day: Amount
+
+
+class MetadataBody(Body):
     """What brokerd keeps about a spec; `resourceVersion` is what If-Match compares."""
 
     generation: int
@@ -100,7 +159,7 @@ class MetadataBody(_Body):
     created_at: Moment
 
 
-class QueueBody(_Body):
+class QueueBody(Body):
     """Where a waiting link stands; `position` 1 is next, as it was `positionAgeSeconds` ago."""
 
     position: int
@@ -108,7 +167,7 @@ class QueueBody(_Body):
     waiting_seconds: float
 
 
-class SyncBody(_Body):
+class SyncBody(Body):
     """How much of the history is in the ledger, and whether it was proven."""
 
     watermark: Moment | None
@@ -119,7 +178,7 @@ class SyncBody(_Body):
     last_audit_at: Moment | None
 
 
-class ConditionBody(_Body):
+class ConditionBody(Body):
     """One thing that is so, is not so, or is not known."""
 
     type: ConditionType
@@ -130,7 +189,7 @@ class ConditionBody(_Body):
     observed_generation: int
 
 
-class StatusBody(_Body):
+class StatusBody(Body):
     """What is. Act on conditions; `phase` is for people."""
 
     observed_generation: int
@@ -143,10 +202,12 @@ class StatusBody(_Body):
     queue: QueueBody | None
     sync: SyncBody
     user_action: UserAction
+    metaapi_account_id: str | None
+    credential_version: int
     conditions: list[ConditionBody]
 
 
-class LinkBody(_Body):
+class LinkBody(Body):
     """A link: what is wanted and what is."""
 
     id: str
@@ -155,14 +216,14 @@ class LinkBody(_Body):
     status: StatusBody
 
 
-class LinksBody(_Body):
+class LinksBody(Body):
     """A page of links; `next` is the `after` of the next page, null at the end."""
 
     items: list[LinkBody]
     next: str | None
 
 
-class DealBody(_Body):
+class DealBody(Body):
     """A deal of the ledger; money, price and volume are decimal strings."""
 
     deal_id: str
@@ -186,14 +247,14 @@ class DealBody(_Body):
     committed_at: Moment
 
 
-class DealsBody(_Body):
+class DealsBody(Body):
     """A page of deals; `next` is the `after` of the next page, null at the end."""
 
     items: list[DealBody]
     next: str | None
 
 
-class QuarantinedBody(_Body):
+class QuarantinedBody(Body):
     """A record that is no deal; `raw` is what came, with escapes for what no text can hold."""
 
     id: int
@@ -215,82 +276,20 @@ class QuarantinedBody(_Body):
     note: str | None
 
 
-class QuarantineBody(_Body):
+class QuarantineBody(Body):
     """A page of the quarantine; `next` is the `after` of the next page, null at the end."""
 
     items: list[QuarantinedBody]
     next: str | None
 
 
-class DiscardBody(_Body):
+class DiscardBody(Body):
     """Why a record says nothing that the ledger lacks."""
 
     note: Annotated[str, Meta(pattern=_PRINTABLE, max_length=500)]
 
 
-class DifferenceBody(_Body):
-    """Broker minus ledger, as decimal strings in the account's currency."""
-
-    balance: Amount
-    credit: Amount
-    currency: str
-
-
-class AuditBody(_Body):
-    """What an audit found: of `windows` read again, what was not as the broker has it now."""
-
-    proof: Proof
-    detail: str
-    windows: int
-    inserted: int
-    revised: int
-    missing: int
-    false_receipts: int
-    difference: DifferenceBody | None
-
-
-class ProgressBody(_Body):
-    """How far an operation is; `note` says what its next step waits for, if anything."""
-
-    windows_read: int
-    windows_left: int
-    note: str
-
-
-class WaitingBody(_Body):
-    """Why nobody carries an open operation out: its link is in this phase, for this reason."""
-
-    phase: Phase
-    reason: str
-    message: str
-
-
-class OperationProblemBody(_Body):
-    """Why an operation failed; as RFC 9457 has it, without what belongs to a request."""
-
-    type: str
-    title: str
-    reason: OperationFailure
-
-
-class OperationBody(_Body):
-    """Long work that was asked of a link."""
-
-    id: str
-    kind: OperationKind
-    link_id: str
-    state: OperationState
-    asked_at: Moment
-    started_at: Moment | None
-    finished_at: Moment | None
-    expires_at: Moment
-    waiting_for: WaitingBody | None
-    progress: ProgressBody
-    result: AuditBody | None
-    problem: OperationProblemBody | None
-
-
-class DayTotalsBody(_Body):
+class DayTotalsBody(Body):
     """What the deals of one link on one UTC day add up to, as decimal strings."""
 
     link_id: str
@@ -307,14 +306,14 @@ class DayTotalsBody(_Body):
     credit: Amount
 
 
-class TotalsBody(_Body):
+class TotalsBody(Body):
     """A page of totals; `next` is the `after` of the next page, null at the end."""
 
     items: list[DayTotalsBody]
     next: str | None
 
 
-class EventBody(_Body):
+class EventBody(Body):
     """What happened to a deal, a link or its proof; `payload` is the deal, phase or proof.
 
     `id` never changes. An account's events are ordered by `generation` and `accountSeq`.
@@ -332,21 +331,21 @@ class EventBody(_Body):
     payload: msgspec.Raw
 
 
-class EventsBody(_Body):
+class EventsBody(Body):
     """Events in order; `next` is the `after` of the next call, and there always is one."""
 
     items: list[msgspec.Raw]
     next: str
 
 
-class RelistBody(_Body):
+class RelistBody(Body):
     """Events between the client's cursor and `next` are gone: list deals and links again."""
 
     reason: str
     next: str
 
 
-class ViolationBody(_Body):
+class ViolationBody(Body):
     """What is wrong with one place of a request."""
 
     path: str
@@ -368,8 +367,41 @@ class ProblemBody(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=Tr
     violations: list[ViolationBody] = []
 
 
-class ReadyBody(_Body):
+class ReadyBody(Body):
     """Whether this node serves; until then at which stage it is."""
 
     ready: bool
     stage: str
+
+
+class EnteredBody(Body):
+    """When a link entered a phase, and why."""
+
+    at: Moment
+    phase: Phase
+    reason: str
+
+
+class UptimeBody(Body):
+    """What was expected of a link and what it was; `ratio` is null where nothing was expected."""
+
+    ratio: float | None
+    live_seconds: float
+    expected_seconds: float
+
+
+class ExplainBody(Body):
+    """A link's story for people; programs act on conditions."""
+
+    link_id: str
+    phase: Phase
+    since: Moment
+    wanted: str
+    now: str
+    next_step: str
+    next_at: Moment | None
+    user_action: UserAction
+    blocked_by: list[str]
+    would_change: list[str]
+    uptime: dict[str, UptimeBody]
+    transitions: list[EnteredBody]

@@ -8,7 +8,8 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from brokerd.api.bodies import MAX_PAGE, LinkBody, LinksBody, OperationBody, ProblemBody
+from brokerd.api.bodies import MAX_PAGE, LinkBody, LinksBody, ProblemBody
+from brokerd.api.operation_bodies import OperationBody
 from brokerd.config.settings import ApiSettings
 from brokerd.domain import LinkId
 from brokerd.errors import ConfigInvalid, ControlRefused, ControlUnavailable

@@ -1,6 +1,6 @@
 """What clients are shown of an operation, and of what it waits for; pure."""
 
-from brokerd.api.bodies import (
+from brokerd.api.operation_bodies import (
     AuditBody,
     DifferenceBody,
     OperationBody,
@@ -9,8 +9,9 @@ from brokerd.api.bodies import (
     WaitingBody,
 )
 from brokerd.api.ports import LinkRecord
-from brokerd.api.views import amount_text, facts_of
+from brokerd.api.views import amount, facts_of
 from brokerd.domain import Phase
+from brokerd.health.calendar import Calendar
 from brokerd.health.conditions import shown
 from brokerd.operations import AuditResult, Difference, Operation, OperationFailure
 
@@ -45,7 +46,7 @@ def operation_body(operation: Operation, link: LinkRecord | None) -> OperationBo
 
 def _waiting(link: LinkRecord) -> WaitingBody | None:
     """Say why the link's owner does not carry it out now: it does so while the link is live."""
-    now = shown(facts_of(link))
+    now = shown(facts_of(link, Calendar()))  # whatever its hours: the phase is the same
     if now.phase is Phase.LIVE:
         return None
     return WaitingBody(phase=now.phase, reason=now.reason, message=now.message)
@@ -67,8 +68,8 @@ def _audit(result: AuditResult) -> AuditBody:
 
 def _difference(difference: Difference) -> DifferenceBody:
     return DifferenceBody(
-        balance=amount_text(difference.balance),
-        credit=amount_text(difference.credit),
+        balance=amount(difference.balance),
+        credit=amount(difference.credit),
         currency=difference.currency,
     )
 

@@ -8,7 +8,7 @@ much is committed, a node publishes once in a while at most, the first time at o
 import asyncio
 from collections.abc import Callable
 
-from brokerd.api.redis import BestEffort
+from brokerd.store.redis import BestEffort
 
 PAUSE_SECONDS = 0.05
 """Between two hints of a node: events in between wait that much longer, and 20 a second is all

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brokerd.api.bodies import DifferenceBody, OperationBody
 from brokerd.api.client import ControlClient, open_client
+from brokerd.api.operation_bodies import DifferenceBody, OperationBody
 from brokerd.clock import Clock, SystemClock
 from brokerd.config.settings import Settings
 from brokerd.domain import LinkId, Phase, Proof

@@ -6,23 +6,26 @@ from random import Random
 
 from brokerd.api.feed import Feed
 from brokerd.api.readiness import Readiness
-from brokerd.api.redis import BestEffort, RedisHints
+from brokerd.api.redis import RedisHints
 from brokerd.api.relay import FeedRelay
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import Watchdog
-from brokerd.ledger.feed_watch import FeedWatch
-from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.writer import Writer
+from brokerd.pool.drain import Service
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.operations import OperationDesk
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import Database
+from brokerd.store.redis import BestEffort
 from brokerd.telemetry import Metrics
 
 
@@ -34,11 +37,14 @@ class Foundation:
     clock: Clock
     random: Random
     metrics: Metrics
+    vault: Vault
     database: Database
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
     relay: FeedRelay | None
+    calendar: Calendar
+    incidents: IncidentDesk
 
     def tell(self) -> None:
         """Wake whoever reads the feed, here and on other nodes: something was told."""
@@ -68,7 +74,7 @@ class Node:
     operations: OperationDesk
     hints: Sequence[RedisHints | FeedRelay]
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch]
+    upkeep: Sequence[Service]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

@@ -42,6 +42,9 @@ class AccountRow:
     deleted_at: datetime | None = None
     margin_mode: str | None = None
     trade_mode: str | None = None
+    created_id: str | None = None
+    removes_remote: bool = False
+    credential_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class LeaseRow:
     not_before: datetime | None = None
     attempt: int = 0
     backoff_bound_seconds: float = 0.0
+    has_errand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of, open_redis
+from brokerd.api.redis import RedisHints, RedisSnapshots
 from brokerd.api.reporting import ForgettingLeases
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, RedisSettings, Secret
@@ -29,6 +29,7 @@ from brokerd.domain import (
 )
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.store.memory import MemoryState
+from brokerd.store.redis import namespace_of, open_redis
 from brokerd.telemetry import Metrics
 
 SETTINGS = RedisSettings(snapshot_seconds=0.5)

@@ -18,7 +18,6 @@ from ledger_rig import PostgresRig
 from prometheus_client import CollectorRegistry
 
 from brokerd.api.feed import Feed, Limits
-from brokerd.api.redis import open_redis
 from brokerd.api.relay import PAUSE_SECONDS, FeedRelay
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, RedisSettings, Secret
@@ -41,6 +40,7 @@ from brokerd.ledger.postgres import PostgresLedgerStore
 from brokerd.ledger.postgres_feed import PostgresFeedReader
 from brokerd.pool.postgres_leases import PostgresLeases
 from brokerd.store.engine import open_database
+from brokerd.store.redis import open_redis
 from brokerd.telemetry import Metrics
 
 FENCE = Fence(account_id=AccountId(1), incarnation=Incarnation(1), epoch=1)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from brokerd.api.bodies import (
+from brokerd.api.operation_bodies import (
     AuditBody,
     DifferenceBody,
     OperationBody,
