@@ -117,6 +117,7 @@ class Parcel:
     deals: tuple[Deal, ...]
     removals: tuple[DealId, ...] = ()
     fetched_at: datetime | None = None
+    source: Source = Source.STREAM
 
     def under(self, fence: Fence) -> LinkWrite:
         """Address it under a fence."""
@@ -124,7 +125,7 @@ class Parcel:
             fence=fence,
             link_id=LinkId(f"link-{self.account_id}"),
             user_id=UserId("u"),
-            source=Source.STREAM if self.fetched_at is None else Source.PULL,
+            source=self.source,
             deals=self.deals,
             removals=self.removals,
             fetched_at=self.fetched_at,
@@ -188,6 +189,7 @@ class World:
             deals=tuple(account.truth.values()),
             removals=tuple(held.keys() - account.truth.keys()),
             fetched_at=self.now,
+            source=self.random.choice((Source.PULL, Source.AUDIT)),
         )
 
     async def send(self, process: int | None, parcel: Parcel) -> bool:
