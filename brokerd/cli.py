@@ -12,6 +12,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from brokerd.config.load import load
@@ -158,6 +159,21 @@ def verify_backup(
 
         path = newest(dump) if dump.is_dir() else dump
         _tell_restored(asyncio.run(verify(settings, dump=path)), done=f"{path}: can be restored")
+
+
+@cli.command()
+def budgets(
+    config: _Config = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As GET /v1/budgets.")] = False,
+) -> None:
+    """Show what MetaApi was paid, what it may be paid, and what hosting costs a day."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.spending import read_budgets, shown  # noqa: PLC0415  # as above
+
+        body = asyncio.run(read_budgets(settings))
+        typer.echo(msgspec.json.encode(body) if as_json else shown(body))
 
 
 @cli.command()
