@@ -113,7 +113,6 @@ class ProvisioningSettings:
     create_retry_seconds: float = 60.0  # between two questions, where MetaApi names no time
     confirm_seconds: float = 900.0  # until refused credentials of a live link are tried once more
     recent_seconds: float = 604_800.0  # how lately such a link must have been live
-    validation_lock_seconds: float = 3_600.0  # MetaApi's lock after too many refused credentials
     failed_deploy_retry_seconds: float = 21_600.0  # six hours: what each start is billed for
     refusal_memory_seconds: float = 86_400.0  # how long a refusal is believed without asking
     rejected_memory_seconds: float = 2_592_000.0  # likewise credentials the broker refused
