@@ -9,8 +9,6 @@ so whatever the stream does, completeness is the keeper's word.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import structlog
 
@@ -18,6 +16,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.history import History
 from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
@@ -40,16 +39,8 @@ from brokerd.errors import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
-"""Where a whole history starts; no MetaTrader record is older."""
-
-CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
-"""How the pull of a span is tried: once, or through failures."""
-
-
-async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
-    """Try once."""
-    return await span()
+UNHEARD_SECONDS = 1.0
+"""A stream that comes back sooner brings everything itself."""
 
 
 class LinkSession:
@@ -77,7 +68,7 @@ class LinkSession:
         self._limits = {phase: each.seconds for phase, each in deadlines(ports.settings).items()}
         self._clock = ports.clock
         self._remote = identity.remote_of(claim)
-        self._puller = Puller(claim, ports=ports)
+        puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
             puller=Puller(claim, ports=ports, source=Source.AUDIT),
@@ -87,7 +78,7 @@ class LinkSession:
         self._audit = Auditor(
             claim,
             board=board,
-            puller=self._puller,
+            puller=puller,
             verifier=self._verifier,
             ports=ports,
         )
@@ -95,17 +86,23 @@ class LinkSession:
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
-        self._watermark: datetime | None = None
+        self._history = History(
+            claim,
+            puller=puller,
+            audit=self._audit,
+            is_interrupted=lambda: self._reader.was_interrupted,
+            ports=ports,
+        )
         self._session: Session | None = None
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
-        self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
+        await self._history.open()
         session = await self._ports.stream.open(
             self._remote,
             reliability=self._reliability,
-            synced_through=self._stream_start(),
+            synced_through=self._history.stream_start(),
         )
         self._session = session
         self._reader.listen_anew()
@@ -124,15 +121,9 @@ class LinkSession:
                 async with asyncio.timeout(self._limits[Phase.DRAINING]):
                     await self._session.close()
 
-    def _stream_start(self) -> datetime:
-        """Return from when on the stream shall replay: what is older, the pulls bring alone."""
-        now = self._clock.now()
-        oldest = now - timedelta(seconds=self._settings.rolling_overlap_seconds)
-        return now if self._watermark is None else max(self._watermark, oldest)
-
     async def _keep(self, session: Session) -> None:
         self._standing.leave()
-        await self._wait_up()
+        await self._wait_up(session)
         await self._board.enter(LinkEvent.ANSWERED, "Answered")
         information = await self._identify(self._limits[Phase.VERIFYING])
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
@@ -177,9 +168,9 @@ class LinkSession:
         if self._audit.is_pull_due():
             return self._roll(session)
         if self._asked.is_due():
-            return self._asked.step(self._since(settings.reconnect_overlap_seconds))
+            return self._asked.step(self._history.since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
-            return self._audit.prove(self._since(settings.reconnect_overlap_seconds))
+            return self._audit.prove(self._history.since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
     async def _do(self, job: Coroutine[object, object, object]) -> None:
@@ -200,7 +191,7 @@ class LinkSession:
         self._detected("interruption", since=self._reader.interrupted_at)
         self._ports.incidents.lost(self._claim.link_id)
         await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
-        await self._wait_up()
+        await self._wait_up(session)
         await await_turn(
             self._claim.link_id,
             is_called_off=lambda: self._reader.was_interrupted,
@@ -217,7 +208,7 @@ class LinkSession:
         self._ports.incidents.live(self._claim.link_id)
         self._hearing.begin(self._clock.now())
         await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
-        since = self._since(self._settings.reconnect_overlap_seconds)
+        since = self._history.since(self._settings.reconnect_overlap_seconds)
         await self._do(self._audit.prove(since, before=before))
 
     def _why_down(self) -> str:
@@ -254,7 +245,7 @@ class LinkSession:
         async def through_failures(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
             return await persevere(span, limit_seconds=stall_seconds, ports=self._ports)
 
-        await self._pull(
+        await self._history.pull(
             session,
             self._settings.reconnect_overlap_seconds,
             kind="sync",
@@ -286,7 +277,7 @@ class LinkSession:
     async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> int | None:
         """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
         try:
-            return await self._pull(session, overlap_seconds, kind=kind)
+            return await self._history.pull(session, overlap_seconds, kind=kind)
         except Transient as failure:
             self._ports.metrics.pulls.labels(kind=kind, outcome=failure.code).inc()
             self._audit.pull_failed(failure)
@@ -294,74 +285,55 @@ class LinkSession:
 
     async def _prove_found(self, found: int) -> None:
         if found or self._audit.is_unsettled:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._history.since(self._settings.reconnect_overlap_seconds))
 
     async def _look_back(self) -> None:
         """Look at old windows again; what is found there must show in the proof."""
         try:
-            findings = await self._verifier.step(self._watermark or self._clock.now())
+            findings = await self._verifier.step(self._history.watermark or self._clock.now())
         except Transient as failure:
             log.debug("ledger.verify_delayed", link_id=self._claim.link_id, code=failure.code)
             hint_seconds = hint_of(failure) or 0.0
             self._verifier.put_off(max(self._settings.rolling_interval_seconds, hint_seconds))
             return
         if not findings.is_clean:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
-
-    async def _pull(
-        self, session: Session, overlap_seconds: float, *, kind: str, carry_out: CarryOut = at_once
-    ) -> int:
-        """Pull span by span, close each one's window; return how many deals were new.
-
-        A history of more than one span is read in turns with the others' of this node, and what
-        is closed of it stays closed: after a failure the next pull begins there.
-        """
-        start, found = self._since(overlap_seconds), 0
-        self._audit.pull_begun()
-        pulled = await carry_out(partial(self._pull_span, start))
-        found += len(pulled.inserted)
-        while not pulled.is_last:
-            if self._reader.was_interrupted:
-                return found  # we no longer know who answers; the recovery's pull goes on
-            self._ports.metrics.windows.labels(outcome="split").inc()
-            async with self._ports.long_pulls:
-                pulled = await carry_out(partial(self._pull_span, pulled.end))
-            found += len(pulled.inserted)
-        self._audit.pull_done(is_rolling=kind == "rolling")
-        session.acknowledge(pulled.through)
-        self._ports.metrics.pulls.labels(kind=kind, outcome="ok").inc()
-        return found
-
-    async def _pull_span(self, start: datetime) -> Pulled:
-        """Pull one span, settle what is missing, close the part that was open."""
-        pulled = await self._puller.pull(start)
-        self._audit.count(pulled)
-        await self._audit.settle(pulled)
-        if self._watermark is None or self._watermark < pulled.through:
-            await self._ports.ledger.close_window(
-                self._claim.fence, start=self._watermark or start, end=pulled.through
-            )
-            self._watermark = pulled.through
-            self._ports.metrics.windows.labels(outcome="closed").inc()
-        return pulled
-
-    def _since(self, overlap_seconds: float) -> datetime:
-        """Return where a pull starts: the watermark less an overlap, or the history's beginning."""
-        beginning = self._claim.spec.sync_from or BEGINNING
-        if self._watermark is None:
-            return beginning
-        return max(beginning, self._watermark - timedelta(seconds=overlap_seconds))
+            await self._audit.prove(self._history.since(self._settings.reconnect_overlap_seconds))
 
     # Waiting.
 
-    async def _wait_up(self) -> None:
+    async def _wait_up(self, session: Session) -> None:
         """Wait until terminal and broker answer; a broker that is away may stay away."""
-        await self._wait_until(
-            lambda: self._reader.is_up,
-            ConnectTimeout("no terminal of the account answered"),
-            limit_seconds=self._limits[Phase.CONNECTING],
-        )
+        name = f"unheard:{self._claim.link_id}"
+        pulling = self._group.create_task(self._pull_unheard(session), name=name)
+        try:
+            await self._wait_until(
+                lambda: self._reader.is_up,
+                ConnectTimeout("no terminal of the account answered"),
+                limit_seconds=self._limits[Phase.CONNECTING],
+            )
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
         self._reader.was_interrupted = False
+
+    async def _pull_unheard(self, session: Session) -> None:
+        """Carry the ledger on while the stream is away: REST may work all the while.
+
+        Once soon, links that were lost together apart, and then at the pace of rolling pulls.
+        """
+        interval_seconds = self._settings.rolling_interval_seconds
+        spread_seconds = max(UNHEARD_SECONDS, interval_seconds / 10)
+        await asyncio.sleep(self._ports.random.uniform(UNHEARD_SECONDS, spread_seconds))
+        while True:
+            if self._history.watermark is not None and not self._reader.is_terminal_up:
+                try:
+                    await self._verify()
+                    overlap_seconds = self._settings.reconnect_overlap_seconds
+                    await self._history.pull(session, overlap_seconds, kind="unheard")
+                except Transient as failure:
+                    outcome = failure.code
+                    self._ports.metrics.pulls.labels(kind="unheard", outcome=outcome).inc()
+            await asyncio.sleep(interval_seconds)
 
     async def _wait_until(
         self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float

@@ -44,6 +44,29 @@ async def test_a_reconnect_reads_a_quarter_of_an_hour_again():
         assert world.service.history_asked_from[-1] == watermark - overlap
 
 
+async def test_the_ledger_goes_on_while_only_the_stream_is_away():
+    """REST works, the stream does not come back: deals are pulled all the same, minutes old.
+
+    The account is verified before each such pull, and the link does not pretend to be live.
+    """
+    async with running_link() as world:
+        await world.until_live()
+        world.switch_on(FaultKind.MUTE)
+        world.service.drop(world.account.metaapi_id)
+        for _ in range(20):
+            made = world.trade(2)
+            await world.until(lambda made=made: set(made) <= set(world.ledger), within=340)
+            assert world.phase is not Phase.LIVE
+        assert world.watermark > world.clock.now() - timedelta(seconds=340)
+        asked = len(world.service.history_asked_at)
+        assert asked < 60
+        world.service.information_changes = {"login": "1"}
+        rows = dict(world.state.deals)
+        world.trade(2)
+        await world.until_phase(Phase.QUARANTINED, within=340)
+        assert world.state.deals == rows
+
+
 async def test_a_hundred_drops_lose_and_double_nothing():
     """A session that drops again and again, in the middle of syncs too, ends exact."""
     async with running_link() as world:
