@@ -1,7 +1,7 @@
 """Builds a node bottom-up, registers it, and closes what it opened."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,9 +22,10 @@ from brokerd.app.routes import build_routes, open_feed, open_hints, open_snapsho
 from brokerd.clock import SystemClock
 from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_rest.transport import open_http
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.health.notify import Notifier
+from brokerd.health.recycle import Recycler, RecyclerPorts
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -40,8 +41,10 @@ from brokerd.telemetry import Metrics
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[Node]:
-    """Build a node and register it.
+async def open_node(
+    settings: Settings, *, notifier: Notifier, recycle: Callable[[], None]
+) -> AsyncIterator[Node]:
+    """Build a node and register it; `recycle` is called when it should start afresh.
 
     Takes the API's address first: a second process started by mistake fails there, before its
     registration would fence the first. Raises `ConfigInvalid` for an address that is taken or a
@@ -75,7 +78,9 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
         membership = await _register(base, PostgresNodes(base.database, heartbeats=heartbeats))
         http = await stack.enter_async_context(open_http(settings.metaapi))
         node = _build(base, membership, http=http, listener=listener, notifier=notifier)
-        yield replace(node, upkeep=(partitions, FeedWatch(base.database, metrics=metrics)))
+        recycler = _recycler(base, node.stream, recycle=recycle)
+        feed_watch = FeedWatch(base.database, metrics=metrics)
+        yield replace(node, upkeep=(partitions, feed_watch, recycler))
 
 
 async def _open_redis(
@@ -161,6 +166,16 @@ def _build(
             metrics=metrics,
         ),
         notifier=notifier,
+    )
+
+
+def _recycler(base: Foundation, stream: MetaApiStream, *, recycle: Callable[[], None]) -> Recycler:
+    return Recycler(
+        tend=stream.tend,
+        connections_made=lambda: stream.connections_made,
+        recycle=recycle,
+        ports=RecyclerPorts(clock=base.clock, random=base.random, metrics=base.metrics),
+        settings=base.settings.health,
     )
 
 

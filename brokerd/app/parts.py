@@ -13,6 +13,7 @@ from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import Incarnation
 from brokerd.health.notify import Notifier
+from brokerd.health.recycle import Recycler
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -57,7 +58,7 @@ class Node:
     manager: Manager
     hints: RedisHints | None
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch]
+    upkeep: Sequence[Partitions | FeedWatch | Recycler]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

@@ -31,6 +31,7 @@ _MAY_BE_ZERO = frozenset(
         "queue.max_length",
         "ledger.batch_age_seconds",
         "link.backoff_hold_seconds",
+        "health.recycle_spread_seconds",
         "redis.snapshot_seconds",
         "api.port",
     }

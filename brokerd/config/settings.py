@@ -42,6 +42,7 @@ class MetaApiSettings:
     admissions_per_second: int = 10  # links opened per second; a sync costs the loop 16 to 80 ms
     connect_timeout_seconds: float = 20.0
     session_buffer_events: int = 10_000  # per link; full = the link is marked for a pull
+    canary_links: int = 10  # of one broker server; then their specifications are told by hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,16 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    """What a process may use before it drains and starts afresh (docs/sdk.md: what leaks)."""
+
+    max_connections_made: int = 100_000  # of the SDK, ever; each leaves some hundred bytes behind
+    max_tasks: int = 30_000  # 1,000 links take about 10,000
+    max_resident_mb: int = 1_024  # 1,000 links take about 200
+    recycle_spread_seconds: float = 600.0  # nodes that started together do not end together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """How much is logged."""
 
@@ -160,6 +171,7 @@ class Settings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 

@@ -79,7 +79,7 @@ class LinkSession:
         self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
         session = await self._ports.stream.open(
             self._remote,
-            reliability=remote.reliability,
+            account=remote,
             synced_through=self._stream_start(),
         )
         self._reader.listen_anew()

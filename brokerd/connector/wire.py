@@ -79,6 +79,7 @@ class _AccountRecord(msgspec.Struct, rename="camel"):
     server: str = ""
     connection_status: str = "UNKNOWN"
     reliability: str = "regular"  # the smaller promise: one terminal
+    type: str = "cloud-g2"
 
 
 class _InformationRecord(msgspec.Struct, rename="camel"):
@@ -166,6 +167,7 @@ def account_from_json(body: bytes) -> RemoteAccount:
         server=record.server,
         region=record.region,
         reliability=record.reliability,
+        generation=record.type,
     )
 
 

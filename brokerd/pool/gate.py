@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from brokerd.connector.ports import Session, StreamPort
+from brokerd.connector.ports import RemoteAccount, Session, StreamPort
 from brokerd.domain import MetaApiRef
 from brokerd.errors import LinkLost
 from brokerd.pool.heartbeat import Heartbeat
@@ -16,13 +16,11 @@ class GatedStream:
         self._heartbeat = heartbeat
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> Session:
         """Open the session; raises `LinkLost` while the node is frozen."""
         self._require_confirmed()
-        session = await self._stream.open(
-            remote, reliability=reliability, synced_through=synced_through
-        )
+        session = await self._stream.open(remote, account=account, synced_through=synced_through)
         try:
             self._require_confirmed()  # its turn may have come late
         except LinkLost:

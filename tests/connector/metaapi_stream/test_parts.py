@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -19,6 +19,7 @@ from brokerd.connector.metaapi_stream.sdklog import (
     hold_tokens_back,
     scrub,
 )
+from brokerd.connector.metaapi_stream.wedge import SocketLife
 from brokerd.telemetry import Metrics
 
 PACKET = {
@@ -32,11 +33,14 @@ PACKET = {
 }
 
 
+def read(message: object, *canaries: str) -> Mapping[str, object] | None:
+    """Read a message while these accounts are canaries."""
+    return read_synchronization(message, is_canary=canaries.__contains__)
+
+
 def test_a_packet_keeps_its_envelope_and_its_deals() -> None:
     """What nobody behind the SDK reads is left out; deals come exactly as they were sent."""
-    packet = read_synchronization(
-        "2" + json.dumps(["synchronization", PACKET], separators=(",", ":"))
-    )
+    packet = read("2" + json.dumps(["synchronization", PACKET], separators=(",", ":")))
     assert packet == {
         name: PACKET[name] for name in ("type", "accountId", "sequenceNumber", "deals")
     }
@@ -57,7 +61,7 @@ def test_a_packet_keeps_its_envelope_and_its_deals() -> None:
 )
 def test_other_messages_are_left_to_the_sdk(message: object) -> None:
     """What we cannot read is not ours."""
-    assert read_synchronization(message) is None
+    assert read(message) is None
 
 
 @pytest.mark.parametrize(
@@ -176,11 +180,9 @@ def test_pauses_double_up_to_their_ceiling() -> None:
 async def test_an_ended_opening_makes_no_attempt(metrics: Metrics) -> None:
     """The SDK's loop around it stops for nothing but a cancellation."""
     opening = SocketOpening(pace=Pace(per_second=100), random=Random(1), metrics=metrics)
-    instance: Any = {"isReconnecting": False}
-    assert opening.is_first(instance)
-    await opening.turn(instance)
-    assert not opening.is_first(instance)
+    life = SocketLife(since=0.0)
+    await opening.turn(life, is_reconnect=False)
     opening.end()
     with pytest.raises(asyncio.CancelledError):
-        await opening.turn({"isReconnecting": False})
+        await opening.turn(life, is_reconnect=True)
     assert metrics.registry.get_sample_value("brokerd_stream_socket_opens_total") == 1
