@@ -7,7 +7,7 @@ worked out when `receive` is called; what the broker does is queued as it happen
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -26,7 +26,9 @@ from brokerd.errors import LinkLost
 from brokerd.sandbox import wire
 from brokerd.sandbox.facts import ChangeKind, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
-from brokerd.sandbox.truth import Change, TradeServer, TruthAccount
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import Change, TruthAccount
 
 _UNIT = Decimal("0.00000001")
 _TIMER_SLACK_SECONDS = 0.001
@@ -41,6 +43,7 @@ class SimulatedSettings:
     status_seconds: float = 10.0
     reconnect_seconds: float = 2.0
     stream_overlap_seconds: float = 60.0
+    rules: ProvisioningRules = field(default_factory=lambda: ProvisioningRules(time_scale=1.0))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,12 +11,16 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from brokerd.clock import SystemClock
 from brokerd.domain import Platform
+from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import Faults
-from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
-from brokerd.sandbox.rest_gate import Gate, Tokens
+from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.rest_gate import Gate
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
+from brokerd.sandbox.users import User
 
 TOKEN = {"auth-token": "a.valid.token"}
 ACCOUNTS = "/users/current/accounts"
@@ -57,17 +61,17 @@ async def running() -> AsyncIterator[Service]:
         broker.add_account(AccountSpec(server=servers[i % 2], name=f"user {i}", state=state))
         for i, state in enumerate(states)
     ]
-    gate = Gate(
-        tokens=Tokens(valid=frozenset({TOKEN["auth-token"]}), forbidden=frozenset({"known"})),
+    state = MetaApiState(
+        broker,
         faults=Faults(random=Random(2)),
-        clock=broker.clock,
-        random=Random(3),
+        token=TOKEN["auth-token"],
+        rules=ProvisioningRules(deploy_seconds=100, undeploy_seconds=50, time_scale=0.001),
+        prices=Prices(),
     )
-    settings = ProvisioningSettings(
-        deploy_seconds=100, undeploy_seconds=50, time_scale=0.001, domain=lambda: "sim.test:1"
-    )
+    state.users.add(User(name="known", token="known", is_forbidden=True))
     app = web.Application()
-    app.add_routes(Provisioning(broker, gate=gate, settings=settings).routes())
+    discovery = Discovery(domain=lambda: "sim.test:1")
+    app.add_routes(Provisioning(state, gate=Gate(state), discovery=discovery).routes())
     async with TestClient(TestServer(app)) as client:
         yield Service(client, accounts)
 
