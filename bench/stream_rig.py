@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Cost:
     synchronized: int
     sync_seconds: float
     sync_cpu_ms: float  # per account
+    resync_seconds: float  # after all sockets were cut
+    resync_cpu_ms: float
     deal_cpu_ms: float  # per deal, above idle
     idle_cpu_percent: float
     link_kb: float  # memory per account
@@ -52,6 +55,15 @@ class Sandbox:
     def __init__(self, url: str, accounts: list[str]) -> None:
         self.url = url
         self.accounts = accounts
+
+    def cut(self) -> None:
+        """Cut every socket, once the client had time to look."""
+        time.sleep(0.5)
+        httpx.post(f"{self.url}/control/sockets/drop", json={}).raise_for_status()
+
+    def ignore_hashes(self) -> None:
+        """Send specifications at each synchronization, as a service that knows no hashes."""
+        httpx.put(f"{self.url}/control/faults/ignore_hashes", json={}).raise_for_status()
 
     def trade(self, deals_per_account_minute: float) -> None:
         """Set the rate of all accounts."""
@@ -74,6 +86,8 @@ def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
     with tempfile.TemporaryDirectory() as folder, _process(command, cwd=folder) as process:
         opened = json.loads(_line(process))
         _ask(process, SETTLE_SECONDS)
+        resynced = _ask(process, "resync", meanwhile=server.cut)
+        _ask(process, SETTLE_SECONDS)
         idle = _ask(process, IDLE_SECONDS)
         server.trade(rate)
         trading = _ask(process, DEALS_SECONDS)
@@ -85,6 +99,8 @@ def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
         synchronized=opened["synchronized"],
         sync_seconds=opened["seconds"],
         sync_cpu_ms=1000 * opened["cpu_seconds"] / accounts,
+        resync_seconds=resynced["seconds"],
+        resync_cpu_ms=1000 * resynced["cpu_seconds"] / accounts,
         deal_cpu_ms=1000 * above_idle / max(1, trading["deals"]),
         idle_cpu_percent=100 * idle["cpu_seconds"] / IDLE_SECONDS,
         link_kb=trading["rss_growth_bytes"] / 1024 / accounts,
@@ -93,10 +109,16 @@ def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
     )
 
 
-def _ask(process: "subprocess.Popen[str]", seconds: float) -> dict[str, float]:
+def _ask(
+    process: "subprocess.Popen[str]",
+    order: float | str,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     assert process.stdin is not None
-    process.stdin.write(f"{seconds}\n")
+    process.stdin.write(f"{order}\n")
     process.stdin.flush()
+    meanwhile()
     report: dict[str, float] = json.loads(_line(process))
     return report
 

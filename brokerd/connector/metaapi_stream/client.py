@@ -44,13 +44,14 @@ Place = tuple[str, int, int]
 """A socket's region, instance number and index: what the SDK finds it by."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Seat:
     """An account's place in the client."""
 
     listener: StreamListener
     is_high: bool
     opened_at: float
+    is_leaving: bool = False
 
 
 class StreamClient:
@@ -144,7 +145,9 @@ class StreamClient:
         self, connection: StreamingMetaApiConnectionInstance, *, account_id: str
     ) -> None:
         """Close a connection, and what the SDK keeps of its account."""
-        self._note_hearing(account_id)
+        if seat := self._seats.get(account_id):
+            seat.is_leaving = True
+            self._note_hearing(account_id, seat)
         try:
             await connection.close()
         finally:
@@ -179,6 +182,7 @@ class StreamClient:
                 "reliability": "high" if account.reliability == HIGH_RELIABILITY else "regular",
                 "state": "DEPLOYED",
                 "server": account.server,
+                "type": "cloud-g1" if account.generation == "cloud-g1" else "cloud-g2",
             },
             api._metatrader_account_client,
             api._metaapi_websocket_client,
@@ -190,7 +194,9 @@ class StreamClient:
 
     def _is_subscribed(self, account_id: str, instance_number: int) -> bool:
         seat = self._seats.get(account_id)
-        return instance_number == 0 or (seat is not None and seat.is_high)
+        if seat is None or seat.is_leaving:
+            return False
+        return instance_number == 0 or seat.is_high
 
     async def _prepare_socket(self, instance: SocketRecord, region: str) -> None:
         place = (region, instance["instanceNumber"], instance["id"])
@@ -235,11 +241,8 @@ class StreamClient:
             self.is_refused = True
             self.end_sessions(Unauthorized("MetaApi's stream refuses the token"))
 
-    def _note_hearing(self, account_id: str) -> None:
+    def _note_hearing(self, account_id: str, seat: _Seat) -> None:
         """Count the sessions in a row that heard nothing, not even their socket."""
-        seat = self._seats.get(account_id)
-        if seat is None:
-            return
         index = self._ws._socket_instances_by_accounts[0].get(account_id)
         life = self._lives.get((self._ws.get_account_region(account_id), 0, index))
         has_heard = life is not None and life.heard_at >= seat.opened_at

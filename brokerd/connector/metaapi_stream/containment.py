@@ -71,7 +71,7 @@ def contain_client(api: MetaApi, *, parts: ClientParts, calls: Calls, hooks: Cli
     leaks.forget_requests(ws)
     leaks.forget_old_hashes(ws, clock)
     leaks.forget_old_accounts(ws, clock, hooks.served)
-    leaks.count_subscribed_quickly(ws)
+    leaks.find_accounts_quickly(ws)
 
 
 def contain_socket(

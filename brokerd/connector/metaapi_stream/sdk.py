@@ -69,7 +69,6 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "_update_events",
         "close",
         "connected",
-        "ensure_subscribe",
         "get_account_region",
         "get_assigned_accounts",
         "on_out_of_order_packet",
@@ -96,6 +95,7 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "cancel_subscribe",
         "is_subscription_active",
         "refresh_account",
+        "schedule_subscribe",
         "unsubscribe",
     ),
     SynchronizationThrottler: (
@@ -105,6 +105,7 @@ NAMES: Mapping[type, tuple[str, ...]] = {
     ),
     LatencyService: (
         "_connected_instances_cache",
+        "_get_account_instances",
         "_latency_cache",
         "_refresh_latency",
         "_synchronized_instances_cache",

@@ -84,6 +84,16 @@ class Streaming:
         self.stream = stream
         self._group = group
 
+    @property
+    def clients(self) -> list[StreamClient]:
+        """Return the clients in use and the retired ones."""
+        return self.stream._clients.all
+
+    def opens(self) -> float | None:
+        """Return how many attempts to open a socket there were."""
+        registry = self.stream._ports.metrics.registry
+        return registry.get_sample_value("brokerd_stream_socket_opens_total")
+
     async def open(
         self, account_id: str, *, reliability: str = "regular", region: str = REGION
     ) -> Watched:
@@ -169,6 +179,17 @@ class Sdk:
             request_over(http_client, self._http, Routes(settings).rewrite)
         return self._plain[url]
 
+    def client(self, url: str = NOWHERE) -> StreamClient:
+        """Return the contained client of a server."""
+        return self._contained[url]
+
+    async def leave(self, kind: str, url: str, connection: Any) -> None:
+        """Close a connection, as its kind does."""
+        if kind == "contained":
+            await self._contained[url].leave(connection, account_id=connection.account.id)
+        else:
+            await connection.close()
+
     def connection(
         self, kind: str, url: str, account_id: str, *, reliability: str = "regular"
     ) -> Any:
@@ -191,6 +212,7 @@ class Sdk:
                 "reliability": reliability,
                 "state": "DEPLOYED",
                 "server": "Sandbox-Demo",
+                "type": "cloud-g2",
             },
             of._metatrader_account_client,
             of._metaapi_websocket_client,
@@ -207,7 +229,10 @@ class Sdk:
             await dismantle(api, calls=self._calls)
         for client in self._contained.values():
             await client.close()
-        assert await cancel_leftovers(calls=[self._calls]) == 0
+        left = 1
+        for _ in range(5):  # the plain SDK's loops wait for each other (B13), and end in turns
+            left = left and await cancel_leftovers(calls=[self._calls])
+        assert left == 0
         await self._http.aclose()
 
     def _contain(self, url: str, settings: MetaApiSettings) -> StreamClient:

@@ -82,6 +82,8 @@ def forget_account(ws: MetaApiWebsocketClient, account_id: str) -> None:
     which each request goes through; and all of a connection that was never connected.
     """
     ws._meta_api._connection_registry.remove(account_id)
+    ws._subscription_manager.cancel_account(account_id)
+    ws._subscription_manager._subscription_state.pop(account_id, None)
     ws._synchronization_listeners.pop(account_id, None)
     ws._reconnect_listeners[:] = [
         each for each in ws._reconnect_listeners if each["accountId"] != account_id
@@ -94,6 +96,9 @@ def forget_account(ws: MetaApiWebsocketClient, account_id: str) -> None:
     for kinds in ws._last_requests_time.values():
         for requests in kinds.values():
             requests.pop(account_id, None)
+    instances = ws._latency_service._connected_instances_cache
+    assert isinstance(instances, _InstancesByAccount)
+    instances.forget(account_id)
     for table in _tables_by_instance(ws):
         for instance in [each for each in table if each.startswith(f"{account_id}:")]:
             gone = table.pop(instance)
@@ -113,7 +118,6 @@ def _tables_by_instance(ws: MetaApiWebsocketClient) -> Iterable[MutableMapping[s
         orderer._sequence_number_by_instance,
         orderer._last_session_start_timestamp,
         orderer._packets_by_instance,
-        latency._connected_instances_cache,
         latency._synchronized_instances_cache,
     )
 
@@ -166,11 +170,14 @@ def forget_old_accounts(ws: MetaApiWebsocketClient, clock: Clock, served: Collec
     replace(ws, "_clear_account_cache_job", clear_account_cache_job)
 
 
-def count_subscribed_quickly(ws: MetaApiWebsocketClient) -> None:
-    """B30: counting a socket's accounts, each second and for each new one, is no search in a list.
+def find_accounts_quickly(ws: MetaApiWebsocketClient) -> None:
+    """B30: nothing that happens for each account, or each second, searches through all of them.
 
-    The SDK looks for each account in the list of those it has found: a tenth of a core at 1,000.
+    The SDK looks for each account in a list of those it found, asks each for its region, and goes
+    through every instance at each request: milliseconds of each synchronization at 1,000 links.
     """
+    latency = ws._latency_service
+    instances = latency._connected_instances_cache = _InstancesByAccount()
 
     def subscribed_account_ids(
         instance_number: int, index: int | None = None, region: str | None = None
@@ -180,9 +187,40 @@ def count_subscribed_quickly(ws: MetaApiWebsocketClient) -> None:
         return [
             account_id
             for account_id, place in places.items()
-            if account_id in connected
-            and (index is None or place == index)
+            if (index is None or place == index)
+            and account_id in connected
             and ws.get_account_region(account_id) == region
         ]
 
+    def get_assigned_accounts(instance_number: int, index: int, region: str) -> list[str]:
+        return [
+            account_id
+            for account_id, place in ws._socket_instances_by_accounts[instance_number].items()
+            if place == index and ws.get_account_region(account_id) == region
+        ]
+
     replace(ws, "subscribed_account_ids", subscribed_account_ids)
+    replace(ws, "get_assigned_accounts", get_assigned_accounts)
+    replace(latency, "_get_account_instances", instances.of)
+
+
+class _InstancesByAccount(dict[str, bool]):
+    """The SDK's table of `account:region:number:host`, which knows each account's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_account: dict[str, list[str]] = {}
+
+    def __setitem__(self, instance: str, is_connected: bool) -> None:
+        if instance not in self:
+            self._by_account.setdefault(instance.partition(":")[0], []).append(instance)
+        super().__setitem__(instance, is_connected)
+
+    def forget(self, account_id: str) -> None:
+        """Drop an account's instances."""
+        for instance in self._by_account.pop(account_id, ()):
+            del self[instance]
+
+    def of(self, account_id: str) -> list[str]:
+        """Return an account's instances."""
+        return list(self._by_account.get(account_id, ()))

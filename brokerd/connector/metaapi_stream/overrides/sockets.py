@@ -21,6 +21,8 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 """The specifications of the largest brokers, in one frame, are a tenth of it."""
 FAREWELL_SECONDS = 10.0
 """Between two farewells to an account that is still streamed though it left."""
+FAULT_SECONDS = 1.0
+"""Before the next attempt, when one could not even begin."""
 END_SECONDS = 1.0
 """How long the loops of a socket's last connection may take to end before it is opened again."""
 
@@ -38,23 +40,33 @@ def pace_socket_opens(
     ws: MetaApiWebsocketClient,
     prepare: Callable[[SocketRecord, str], Awaitable[None]],
 ) -> None:
-    """A6, A7: each attempt to open a socket waits for `prepare`, which is told instance and region.
+    """A6, A7, A16: each attempt to open a socket waits for `prepare`, told instance and region.
 
     The SDK repeats a refused first connect without a pause, and never again reaches the server
-    once an upgrade stalled: Engine.IO then refuses to connect what it takes for connected.
+    once an upgrade stalled: Engine.IO then refuses to connect what it takes for connected. When its
+    client was closed meanwhile the loop finds no socket and turns without ever letting go.
     """
     server_url = ws._get_server_url
 
-    async def get_server_url(instance_number: int, index: int, region: str) -> str:
-        instance = ws._socket_instances[region][instance_number][index]
+    async def address(instance: SocketRecord, region: str) -> str:
         if (result := instance["connectResult"]) is not None:
             result.add_done_callback(_note)  # nobody awaits it
         await prepare(instance, region)
         sio = instance["socket"]
         if not sio.connected and sio.eio.state != "disconnected":
             await sio.eio.disconnect(abort=True)
-        url: str = await server_url(instance_number, index, region)
+        url: str = await server_url(instance["instanceNumber"], instance["id"], region)
         return url
+
+    async def get_server_url(instance_number: int, index: int, region: str) -> str:
+        sockets = ws._socket_instances[region][instance_number]
+        if index >= len(sockets):
+            raise asyncio.CancelledError  # nothing less ends the loop
+        try:
+            return await address(sockets[index], region)
+        except Exception:
+            await asyncio.sleep(FAULT_SECONDS)  # or the loop would turn without end
+            raise
 
     replace(ws, "_get_server_url", get_server_url)
 
@@ -98,7 +110,7 @@ def watch_attempts(instance: SocketRecord, watch: "AttemptWatch") -> None:
             raise
         except Exception as error:
             watch.failed(is_broken=not isinstance(error, _NETWORK_FAILURES))
-            if str(error).startswith(_UNAUTHORIZED):
+            if _UNAUTHORIZED in str(error):
                 watch.refused()
             raise
         watch.opened()

@@ -15,19 +15,21 @@ UNSUBSCRIBE_SECONDS = 3.0
 
 
 def subscribe_only(ws: MetaApiWebsocketClient, is_served: Callable[[str, int], bool]) -> None:
-    """A1: an account gets the instances it has; a regular one has no second terminal.
+    """A1, B34: an account gets the instances it has, and none once it leaves.
 
-    The SDK subscribes both. It then takes the second one's socket table for granted.
+    The SDK subscribes a second terminal that a regular account does not have. And it asks in a task
+    of its own, which begins even if the account was closed before, and then never ends.
     """
-    ensure = ws.ensure_subscribe
-    for instance_number in (0, 1):
+    manager = ws._subscription_manager
+    subscribe: Callable[..., Awaitable[None]] = manager.schedule_subscribe
+    for instance_number in (0, 1):  # the SDK takes both tables for granted
         ws._socket_instances_by_accounts.setdefault(instance_number, {})
 
-    def ensure_subscribe(account_id: str, instance_number: int) -> None:
+    async def schedule_subscribe(account_id: str, instance_number: int = 0, **how: object) -> None:
         if is_served(account_id, instance_number):
-            ensure(account_id, instance_number)
+            await subscribe(account_id, instance_number, **how)
 
-    replace(ws, "ensure_subscribe", ensure_subscribe)
+    replace(manager, "schedule_subscribe", schedule_subscribe)
 
 
 def unsubscribe_briefly(ws: MetaApiWebsocketClient) -> None:
