@@ -158,7 +158,9 @@ async def synchronize_again(tally: Tally, accounts: int) -> None:
     """Wait until every account has synchronized once more; its sockets are cut by who asks."""
     tally.synchronized.clear()
     began = time.monotonic()
-    while len(tally.synchronized) < accounts and time.monotonic() - began < DEADLINE_SECONDS:
+    while len(tally.synchronized) < accounts:
+        if time.monotonic() - began > DEADLINE_SECONDS:
+            break
         await asyncio.sleep(0.1)
 
 

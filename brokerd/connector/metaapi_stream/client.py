@@ -70,6 +70,7 @@ class StreamClient:
         self._seats: dict[str, _Seat] = {}
         self._lives: dict[Place, SocketLife] = {}
         self._deaf_sessions = 0
+        self._has_heard = False
         self._opening = SocketOpening(
             pace=parts.socket_opens, random=ports.random, metrics=ports.metrics
         )
@@ -99,8 +100,8 @@ class StreamClient:
 
     @property
     def has_heard(self) -> bool:
-        """Say whether any socket of it ever heard its server."""
-        return any(life.heard_at >= self.made_at for life in self._lives.values())
+        """Say whether a terminal ever answered a session of it."""
+        return self._has_heard or any(seat.listener.has_heard for seat in self._seats.values())
 
     @property
     def accounts(self) -> int:
@@ -245,8 +246,8 @@ class StreamClient:
         """Count the sessions in a row that heard nothing, not even their socket."""
         index = self._ws._socket_instances_by_accounts[0].get(account_id)
         life = self._lives.get((self._ws.get_account_region(account_id), 0, index))
-        has_heard = life is not None and life.heard_at >= seat.opened_at
-        if seat.listener.has_heard or has_heard:
+        self._has_heard = self.has_heard
+        if seat.listener.has_heard or (life is not None and life.heard_at >= seat.opened_at):
             self._deaf_sessions = 0
         elif self._clock.monotonic() - seat.opened_at >= DEAF_SECONDS:
             self._deaf_sessions += 1

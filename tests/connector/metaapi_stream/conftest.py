@@ -89,10 +89,29 @@ class Streaming:
         """Return the clients in use and the retired ones."""
         return self.stream._clients.all
 
-    def opens(self) -> float | None:
+    def opens(self) -> float:
         """Return how many attempts to open a socket there were."""
-        registry = self.stream._ports.metrics.registry
-        return registry.get_sample_value("brokerd_stream_socket_opens_total")
+        return self._sum("brokerd_stream_socket_opens_total")
+
+    def clients_replaced(self) -> float:
+        """Return how many clients were replaced."""
+        return self._sum("brokerd_stream_clients_replaced_total")
+
+    def synchronizations(self, specifications: str) -> float:
+        """Return how many began with specifications told in this way."""
+        return self._sum("brokerd_stream_synchronizations_total", specifications)
+
+    def _sum(self, name: str, label: str | None = None) -> float:
+        samples = (
+            sample
+            for metric in self.stream._ports.metrics.registry.collect()
+            for sample in metric.samples
+        )
+        return sum(
+            sample.value
+            for sample in samples
+            if sample.name == name and (label is None or label in sample.labels.values())
+        )
 
     async def open(
         self, account_id: str, *, reliability: str = "regular", region: str = REGION
