@@ -11,7 +11,10 @@ import pytest
 from brokerd.config.settings import MetaApiSettings
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
 from brokerd.connector.metaapi_stream.pace import Pace
-from brokerd.connector.metaapi_stream.packets import read_synchronization
+from brokerd.connector.metaapi_stream.packets import (
+    read_synchronization,
+    strip_specifications,
+)
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.sdklog import (
     DemotedLogger,
@@ -44,6 +47,15 @@ def test_a_packet_keeps_its_envelope_and_its_deals() -> None:
     assert packet == {
         name: PACKET[name] for name in ("type", "accountId", "sequenceNumber", "deals")
     }
+
+
+def test_a_canarys_specifications_are_read_and_go_no_further() -> None:
+    """What the SDK gets of its packet is what it gets of any other."""
+    message = "2" + json.dumps(["synchronization", PACKET], separators=(",", ":"))
+    packet = read(message, "a")
+    assert packet is not None
+    assert packet["specifications"] == PACKET["specifications"]
+    assert strip_specifications(packet) == read(message, "b")
 
 
 @pytest.mark.parametrize(
