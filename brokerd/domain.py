@@ -32,6 +32,7 @@ class Desired(StrEnum):
 
     LIVE = "live"  # holds a slot
     PAUSED = "paused"  # session closed, slot freed, the MetaApi account stays deployed
+    STOPPED = "stopped"  # the MetaApi account is undeployed as well, and costs next to nothing
 
 
 class Priority(StrEnum):
@@ -98,13 +99,21 @@ class MetaApiRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetaApiPlace:
+    """Where MetaApi shall keep an account that brokerd creates."""
+
+    token: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSpec:
     """What a client asks for. `sync_from` bounds the history; None takes all of it."""
 
     user_id: UserId
     desired: Desired
     priority: Priority
-    metaapi: MetaApiRef
+    metaapi: MetaApiRef | MetaApiPlace
     identity: Identity
     sync_from: datetime | None = None
     max_staleness_seconds: int | None = None
@@ -272,7 +281,10 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A lease just taken (or a spec just changed) with all that its owner needs to run the link."""
+    """A lease just taken (or a spec just changed) with all that its owner needs to run the link.
+
+    `created_id` is the MetaApi account that brokerd created for a spec that names none.
+    """
 
     fence: Fence
     link_id: LinkId
@@ -280,6 +292,9 @@ class Claim:
     generation: int
     is_deleted: bool = False
     backoff: Backoff = field(default_factory=Backoff)
+    created_id: str | None = None
+    removes_remote: bool = False
+    credential_version: int = 0
 
 
 class Proof(StrEnum):

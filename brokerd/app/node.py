@@ -1,9 +1,10 @@
 """Builds a node bottom-up, registers it, and closes what it opened."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from random import Random
 
@@ -14,18 +15,25 @@ from brokerd.api.app import create_app
 from brokerd.api.hints import LocalHints
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
-from brokerd.api.redis import BestEffort, open_redis
 from brokerd.api.server import ApiServer, bind
-from brokerd.app.links import build_manager, link_ports
+from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
+from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
 from brokerd.app.parts import Foundation, Membership, Node
-from brokerd.app.routes import build_routes, open_feed, open_hints, open_snapshots
+from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
 from brokerd.clock import SystemClock
 from brokerd.config.settings import Settings
+from brokerd.connector.governor.governor import Governor
+from brokerd.connector.governor.stream import GovernedStream
 from brokerd.connector.metaapi_rest.transport import open_http
 from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.provisioning.sealing import Vault
+from brokerd.health.calendar import calendar_of
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
+from brokerd.health.postgres_past import PostgresPast
 from brokerd.health.recycle import Recycler, RecyclerPorts
+from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
 from brokerd.ledger.partitions import Partitions
@@ -36,6 +44,7 @@ from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import open_database
 from brokerd.store.migrate import check
+from brokerd.store.redis import BestEffort, open_redis
 from brokerd.store.replica import open_replica
 from brokerd.telemetry import Metrics
 
@@ -58,29 +67,50 @@ async def open_node(
         database = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics)
         )
+        clock, calendar = SystemClock(), calendar_of(settings.health.markets)
         base = Foundation(
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
             random=Random(),  # noqa: S311  # jitter, no secrets
             metrics=metrics,
+            vault=Vault(settings.secrets, random_bytes=os.urandom),
             database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
             ),
             redis=await _open_redis(stack, settings=settings, metrics=metrics),
             feed=open_feed(settings, database, metrics=metrics),
+            calendar=calendar,
+            incidents=IncidentDesk(
+                settings.health, calendar=calendar, clock=clock, metrics=metrics
+            ),
         )
         heartbeats = await stack.enter_async_context(
             open_database(settings.database, metrics=metrics, max_connections=1)
         )
+        fleet = build_fleet(base)
         partitions = _partitions(base)
         await partitions.prepare()  # before anything can be written
         membership = await _register(base, PostgresNodes(base.database, heartbeats=heartbeats))
-        http = await stack.enter_async_context(open_http(settings.metaapi))
-        node = _build(base, membership, http=http, listener=listener, notifier=notifier)
-        recycler = _recycler(base, node.stream, recycle=recycle)
-        feed_watch = FeedWatch(base.database, metrics=metrics)
-        yield replace(node, upkeep=(partitions, feed_watch, recycler))
+        await fleet.prepare()
+        ports = NodePorts(
+            http=await stack.enter_async_context(open_http(settings.metaapi)),
+            governor=build_governor(base, fleet),
+            listener=listener,
+            notifier=notifier,
+        )
+        node = _build(base, membership, ports)
+        rest = rest_ports(base, http=ports.http, governor=ports.governor)
+        upkeep = (
+            partitions,
+            FeedWatch(base.database, metrics=metrics),
+            PastUpkeep(PostgresPast(base.database)),
+            base.incidents,
+            fleet,
+            build_quota_watch(base, fleet, rest=rest),
+            _recycler(base, node.stream, recycle=recycle),
+        )
+        yield replace(node, upkeep=upkeep)
 
 
 async def _open_redis(
@@ -110,14 +140,17 @@ async def _register(base: Foundation, nodes: PostgresNodes) -> Membership:
     return Membership(incarnation=incarnation, nodes=nodes, heartbeat=heartbeat)
 
 
-def _build(
-    base: Foundation,
-    membership: Membership,
-    *,
-    http: httpx.AsyncClient,
-    listener: socket.socket,
-    notifier: Notifier,
-) -> Node:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePorts:
+    """The node's ways in and out."""
+
+    http: httpx.AsyncClient
+    governor: Governor
+    listener: socket.socket
+    notifier: Notifier
+
+
+def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     settings, clock, metrics = base.settings, base.clock, base.metrics
     snapshots = open_snapshots(base)
     writer = Writer(
@@ -130,24 +163,34 @@ def _build(
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
-        ports=StreamPorts(http=http, clock=clock, random=base.random, metrics=metrics),
+        ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
     )
+    rest = rest_ports(base, http=ports.http, governor=ports.governor)
+    provisioner = build_provisioner(base, membership, rest=rest)
     links = link_ports(
         base,
-        http=http,
-        stream=GatedStream(stream, heartbeat=membership.heartbeat),
+        rest=rest,
+        provisioner=provisioner,
+        stream=GatedStream(
+            GovernedStream(stream, gate=ports.governor), heartbeat=membership.heartbeat
+        ),
         writer=writer,
     )
-    manager = build_manager(base, membership, links=links, snapshots=snapshots)
+    manager = build_manager(
+        base, membership, links=links, provisioner=provisioner, snapshots=snapshots
+    )
     hints = open_hints(base, manager)
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
     readiness = Readiness(registry, clock=clock)
     routes = build_routes(
         base,
-        registry=registry,
-        snapshots=snapshots,
-        hints=hints or LocalHints(manager.wake),
-        readiness=readiness,
+        Served(
+            registry=registry,
+            snapshots=snapshots,
+            hints=hints or LocalHints(manager.wake),
+            readiness=readiness,
+            governor=ports.governor,
+        ),
     )
     return Node(
         membership=membership,
@@ -157,15 +200,17 @@ def _build(
         hints=hints,
         feed=base.feed,
         upkeep=(),
-        api=ApiServer(create_app(routes, key=settings.api.key, metrics=metrics), listener=listener),
+        api=ApiServer(
+            create_app(routes, key=settings.api.key, metrics=metrics), listener=ports.listener
+        ),
         readiness=readiness,
         watchdog=Watchdog(
-            notifier,
+            ports.notifier,
             stalled_seconds=lambda: manager.stalled_seconds,
             clock=clock,
             metrics=metrics,
         ),
-        notifier=notifier,
+        notifier=ports.notifier,
     )
 
 

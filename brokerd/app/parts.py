@@ -6,22 +6,24 @@ from random import Random
 
 from brokerd.api.feed import Feed
 from brokerd.api.readiness import Readiness
-from brokerd.api.redis import BestEffort, RedisHints
+from brokerd.api.redis import RedisHints
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
+from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
-from brokerd.health.recycle import Recycler
 from brokerd.health.watchdog import Watchdog
-from brokerd.ledger.feed_watch import FeedWatch
-from brokerd.ledger.partitions import Partitions
 from brokerd.ledger.writer import Writer
+from brokerd.pool.drain import Service
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import Database
+from brokerd.store.redis import BestEffort
 from brokerd.telemetry import Metrics
 
 
@@ -33,10 +35,13 @@ class Foundation:
     clock: Clock
     random: Random
     metrics: Metrics
+    vault: Vault
     database: Database
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
+    calendar: Calendar
+    incidents: IncidentDesk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,7 @@ class Node:
     manager: Manager
     hints: RedisHints | None
     feed: Feed
-    upkeep: Sequence[Partitions | FeedWatch | Recycler]
+    upkeep: Sequence[Service]
     api: ApiServer
     readiness: Readiness
     watchdog: Watchdog

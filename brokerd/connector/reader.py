@@ -7,8 +7,9 @@ reading and writing them.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from brokerd.connector.hearing import Hearing
 from brokerd.connector.ports import (
     BrokerStatus,
     Connected,
@@ -20,6 +21,7 @@ from brokerd.connector.ports import (
     StreamEvent,
     Synchronized,
 )
+from brokerd.connector.silence import Rhythm
 from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source
 
 MAX_EARLY_DEALS = 10_000
@@ -27,22 +29,33 @@ MAX_EARLY_DEALS = 10_000
 
 
 class Reader:
-    """Owns what is known from the stream. `news` is set when something but deals came."""
+    """Owns what is known from the stream.
 
-    def __init__(self, claim: Claim, *, ports: LinkPorts) -> None:
+    `news` is set when something but deals came; `packets` counts whatever came. What an
+    interruption must end at once waits in `on_interrupt`.
+    """
+
+    def __init__(self, claim: Claim, *, rhythm: Rhythm, hearing: Hearing, ports: LinkPorts) -> None:
+        self.rhythm = rhythm
+        self.packets = 0
         self.news = asyncio.Event()
+        self.on_interrupt: Callable[[], object] | None = None
         self.is_terminal_up = False
         self.is_broker_up = True
         self.is_synchronized = False
         self.was_interrupted = False
+        self.interrupted_at = 0.0
         self.gap_reason: str | None = None
+        self.gap_at = 0.0
         self._claim = claim
+        self._hearing = hearing
         self._ports = ports
         self._clock = ports.clock
         self._is_identified = False
         self._is_committing = False
         self._early: dict[DealId, Deal] = {}
         self._heard_at = ports.clock.monotonic()
+        rhythm.rest()
 
     @property
     def is_up(self) -> bool:
@@ -54,8 +67,16 @@ class Reader:
         return 0.0 if self._is_committing else self._clock.monotonic() - self._heard_at
 
     def listen_anew(self) -> None:
-        """Count silence from now on."""
+        """Count silence from now on: nobody listened before."""
         self._heard_at = self._clock.monotonic()
+        self.rhythm.rest()
+
+    def lose_broker(self) -> None:
+        """Note what the stream does not tell: that the broker is away."""
+        if self.is_broker_up:
+            self._interrupt()
+        self.is_broker_up = False
+        self.news.set()
 
     async def read(self, session: Session) -> None:
         """Take all that the session brings, until it breaks."""
@@ -63,6 +84,7 @@ class Reader:
             events = await session.receive()
             received_at = self._clock.monotonic()
             self._heard_at = received_at
+            self.packets += 1
             deals = self._note(events)
             if not self._is_identified:
                 self._hold_back(deals)
@@ -88,18 +110,23 @@ class Reader:
                 case DealSeen(deal=deal):
                     deals[deal.deal_id] = deal
                 case Gap(reason=reason):
+                    if self.gap_reason is None:
+                        self.gap_at = self._heard_at
                     self.gap_reason = reason
                     self._ports.metrics.stream_gaps.labels(reason=reason).inc()
                 case _:
                     self._follow(event)
         if len(deals) < len(events):
             self.news.set()
+        if deals:
+            self._hearing.heard(deal.time for deal in deals.values())
         return deals
 
     def _follow(self, event: Connected | Synchronized | Disconnected | BrokerStatus) -> None:
         """Follow the terminal's ups and downs."""
         match event:
             case Connected():
+                self.rhythm.rest()
                 if self.is_terminal_up:  # without a Disconnected: the terminal began anew
                     self._interrupt()
                 self.is_terminal_up = True
@@ -111,14 +138,19 @@ class Reader:
                 self.is_terminal_up = False
                 self.is_synchronized = False
             case BrokerStatus(is_connected=is_connected):
+                self.rhythm.beat(self._heard_at)
                 if self.is_broker_up and not is_connected:
                     self._interrupt()
                 self.is_broker_up = is_connected
 
     def _interrupt(self) -> None:
         """Doubt everything until the keeper has looked: also who will answer next."""
+        if not self.was_interrupted:
+            self.interrupted_at = self._clock.monotonic()
         self.was_interrupted = True
         self._is_identified = False
+        if self.on_interrupt is not None:
+            self.on_interrupt()
 
     def _hold_back(self, deals: Mapping[DealId, Deal]) -> None:
         if len(self._early) + len(deals) <= MAX_EARLY_DEALS:

@@ -1,4 +1,4 @@
-"""Which phase follows which: the table of a link's life, and the only function that reads it.
+"""Which phase follows which and what ends a wait: the tables of a link's life.
 
 Theory. A link is wanted and unowned (queued), then one node claims it. Every attempt walks
 connecting → verifying → syncing → live, through provisioning where its MetaApi account is not
@@ -9,10 +9,16 @@ quarantined; from there a new dial or a new claim leads on. Leaving, for whateve
 through draining. What nobody runs any more, because it was given back, its node died or its wait
 is over, is released: it queues. A pair that is missing here is our bug, never the broker's, and
 says so.
+
+Every phase that waits for something has a deadline here, and the event that follows it. What has
+none waits for its client (paused, stopped, auth_failed, deleting), for its turn among others
+(queued), or for nothing but the store, which has limits of its own (claimed).
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
+from brokerd.config.settings import LinkSettings
 from brokerd.domain import Phase
 from brokerd.errors import BrokerdError
 
@@ -81,7 +87,7 @@ def _resting(phase: Phase) -> dict[LinkEvent, Phase]:
 TRANSITIONS: dict[Phase, dict[LinkEvent, Phase]] = {
     P.QUEUED: _resting(P.QUEUED),
     P.CLAIMED: {**_BEGINNINGS, **_ENDINGS},
-    P.PROVISIONING: {E.DIALLED: P.CONNECTING, **_ENDINGS, **_RESTS},
+    P.PROVISIONING: {**_BEGINNINGS, **_ENDINGS, **_RESTS},
     P.CONNECTING: {E.PREPARING: P.PROVISIONING, E.ANSWERED: P.VERIFYING, **_ENDINGS},
     P.VERIFYING: {E.IDENTIFIED: P.SYNCING, **_ENDINGS},
     P.SYNCING: {E.CAUGHT_UP: P.LIVE, E.INTERRUPTED: P.SYNCING, **_ENDINGS},
@@ -105,3 +111,47 @@ def step(phase: Phase, event: LinkEvent) -> Phase:
         return TRANSITIONS[phase][event]
     except KeyError:
         raise IllegalTransition(f"no transition from {phase} on {event}") from None
+
+
+class Since(StrEnum):
+    """What a deadline counts from."""
+
+    ENTRY = "entry"  # the phase began
+    PROGRESS = "progress"  # something was achieved, or a broker that is away was heard of
+    HEARD = "heard"  # the stream spoke
+    TOLD = "told"  # at the time that is shown as the next attempt's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """How long a phase waits, and what happens then."""
+
+    seconds: float
+    since: Since
+    event: LinkEvent
+
+
+PROVISION_SECONDS = 600.0
+"""MetaApi takes one to three minutes to deploy an account; what takes longer is begun anew."""
+
+
+def deadlines(settings: LinkSettings) -> dict[Phase, Deadline]:
+    """Return the deadlines of all phases that time alone ends."""
+    told = _until(0.0, Since.TOLD, E.RELEASED)
+    return {
+        P.PROVISIONING: _until(PROVISION_SECONDS, Since.ENTRY, E.LOST),
+        P.CONNECTING: _until(settings.connect_timeout_seconds, Since.ENTRY, E.LOST),
+        P.VERIFYING: _until(settings.verify_timeout_seconds, Since.ENTRY, E.LOST),
+        P.SYNCING: _until(settings.sync_stall_seconds, Since.PROGRESS, E.LOST),
+        P.LIVE: _until(settings.suspect_seconds, Since.HEARD, E.SILENT),
+        P.SUSPECT: _until(settings.probe_seconds, Since.ENTRY, E.LOST),
+        P.DRAINING: _until(settings.close_timeout_seconds, Since.ENTRY, E.RELEASED),
+        P.BACKOFF: told,
+        P.AUTH_SUSPECT: told,
+        P.BLOCKED: told,
+        P.QUARANTINED: told,
+    }
+
+
+def _until(seconds: float, since: Since, event: LinkEvent) -> Deadline:
+    return Deadline(seconds=seconds, since=since, event=event)

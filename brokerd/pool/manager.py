@@ -26,6 +26,8 @@ COUNT_SECONDS = 1.0
 """The queue is counted no more often; a count costs more the longer the queue is."""
 HINT_PAUSE_SECONDS = 0.05
 """Hints that arrive together are served by one round."""
+MAX_ERRANDS = 4
+"""Errands that a node carries out at once, also beyond `pool.max_links`: they hold no session."""
 CUT_SECONDS = 5.0
 """What links that are cut may take to close their sessions."""
 
@@ -195,12 +197,20 @@ class Manager:
             )
         )
         slots.send_away(decision.evictions, reason="limit_lowered")
-        if not decision.claims:
+        errands = self._errands(slots, is_hinted=is_hinted)
+        if not decision.claims and not errands:
             return
         self._is_unsure = True  # until the answer has arrived
-        claims = await self._queue.claim(self._incarnation, limit=decision.claims)
+        claims = await self._queue.claim(self._incarnation, limit=decision.claims, errands=errands)
         if self._heartbeat.is_frozen:
             return  # the answer came too late to act on; they are found again when we thaw
         for claim in claims:
             slots.open(claim)
         self._is_unsure = False
+
+    def _errands(self, slots: Slots, *, is_hinted: bool) -> int:
+        """Return how many errands to claim; a node without slots serves the API alone."""
+        if self._heartbeat.is_frozen or self._is_draining:
+            return 0
+        waiting = MAX_ERRANDS if is_hinted else self._depth.errands
+        return max(0, min(waiting, MAX_ERRANDS - slots.errands, self.max_links))

@@ -17,6 +17,7 @@ from brokerd.clock import Clock
 from brokerd.config.settings import LinkSettings
 from brokerd.connector.backoff import Wait, after_failure
 from brokerd.connector.ports import LeaseHandle
+from brokerd.connector.provisioning.errand import is_errand
 from brokerd.domain import AccountId, Claim, Desired, Fence, LinkStatus, Phase, UserAction
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
 from brokerd.pool.ports import RunningLink
@@ -65,6 +66,7 @@ class _Slot:
     claim: Claim
     link: RunningLink
     task: asyncio.Task[None]
+    is_errand: bool
     is_leaving: bool = False
     is_cut: bool = False
 
@@ -92,7 +94,16 @@ class Slots:
     @property
     def staying(self) -> Sequence[Fence]:
         """Return what runs here and was not told to leave, in the order of claiming."""
-        return [fence for fence, slot in self._slots.items() if not slot.is_leaving]
+        return [
+            fence
+            for fence, slot in self._slots.items()
+            if not slot.is_leaving and not slot.is_errand
+        ]
+
+    @property
+    def errands(self) -> int:
+        """Return how many errands run here: they take slots, and go beyond them."""
+        return sum(slot.is_errand for slot in self._slots.values())
 
     def take_orphans(self) -> bool:
         """Say, once, whether a link was cancelled though nobody cut it: its lease is ours still."""
@@ -106,7 +117,9 @@ class Slots:
             self._occupy(claim, link, self._tasks_of(claim.fence.account_id)),
             name=f"link:{claim.link_id}",
         )
-        self._slots[claim.fence] = _Slot(claim=claim, link=link, task=task)
+        self._slots[claim.fence] = _Slot(
+            claim=claim, link=link, task=task, is_errand=is_errand(claim)
+        )
         # not a `finally` in the task: one that is cut before its first step never gets there
         task.add_done_callback(lambda ended: self._free(claim, ended))
         self._show()

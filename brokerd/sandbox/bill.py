@@ -183,12 +183,17 @@ class Bill:
                 self._open(account, is_running=is_running)
             case ChangeKind.REMOVED:
                 self._close(account)
-            case ChangeKind.CONNECTION if self._meters[account.metaapi_id].is_running != is_running:
+            case ChangeKind.CONNECTION if self._is_turned(account, is_running=is_running):
                 self._close(account)
                 self._open(account, is_running=is_running)
                 if is_running:
                     amount = self.prices.deployment
                     self._charge(_payer(account), ChargeKind.DEPLOYMENT).add(amount=amount)
+
+    def _is_turned(self, account: TruthAccount, *, is_running: bool) -> bool:
+        """Say whether the account starts or stops; one that is forgotten does neither."""
+        meter = self._meters.get(account.metaapi_id)
+        return meter is not None and meter.is_running != is_running
 
     def _open(self, account: TruthAccount, *, is_running: bool) -> None:
         billed_slots = account.hosting.resource_slots * account.replicas

@@ -7,7 +7,7 @@ import msgspec
 
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState, Reliability, TruthDeal
-from brokerd.sandbox.faults import AnyFault, Fault, FaultKind, Faults, StagedFault
+from brokerd.sandbox.faults import Fault, FaultKind, Faults, StagedFault
 from brokerd.sandbox.truth import TruthAccount
 
 
@@ -37,9 +37,9 @@ class MarketView(msgspec.Struct):
 
 
 class FaultView(msgspec.Struct, omit_defaults=True):
-    """A fault that is on."""
+    """A fault that is on; `kind` is one of either list of them."""
 
-    kind: AnyFault
+    kind: str
     account_ids: list[str] | None
     probability: float
     limit: int | None

@@ -1,7 +1,7 @@
 """CPU credits: what a call costs, what is left, and what a caller without any is told.
 
 Each window is a bucket that holds its credits and is refilled evenly. A call is let in when every
-bucket in its way holds what it costs; what it costs beyond, known only once its answer is, is taken
+bucket in its way holds what it costs, or is full; what its answer costs beyond that is taken
 afterwards and may leave a bucket in debt (metaapi.md 3.2, 4.1).
 """
 
@@ -89,7 +89,7 @@ class Credits:
         allowances = tuple(self._allowances(call))
         for allowance in allowances:
             available = self.available(allowance)
-            if available < call.cost:
+            if available < min(call.cost, allowance.total):
                 raise self._refusal(call, allowance, available=available)
         self._take(allowances, call.cost)
 

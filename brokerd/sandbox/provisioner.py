@@ -67,11 +67,9 @@ class Provisioner:
 
     def top_up_refusal(self) -> Refused:
         """Return what a user is told who must pay something in first."""
-        return Refused(
-            self.rules.top_up_status,
-            "Your account balance is insufficient. Please top up your account to continue.",
-            error="PaymentRequiredError" if self.rules.top_up_status == _PAYMENT_REQUIRED else None,
-        )
+        status = self.rules.top_up_status
+        error = "PaymentRequiredError" if status == _PAYMENT_REQUIRED else None
+        return Refused(status, self.rules.top_up_message, error=error)
 
     def accounts(self, user: User) -> list[TruthAccount]:
         """Return the user's accounts, oldest first."""
@@ -130,7 +128,7 @@ class Provisioner:
     def deploy(self, user: User, account_id: str) -> None:
         """Start a terminal, unless one is started or runs."""
         account = self._active(user, account_id)
-        if account.state not in (_S.DEPLOYED, _S.DEPLOYING):
+        if not account.is_started:
             self._require_start(user, account)
             self._deployments.deploy(account)
 
@@ -157,8 +155,7 @@ class Provisioner:
     def delete(self, user: User, account_id: str) -> None:
         """Remove the account."""
         account = self._active(user, account_id)
-        is_running = account.state in (_S.DEPLOYED, _S.DEPLOYING)
-        if is_running and not self.rules.may_delete_deployed:
+        if account.is_started and not self.rules.may_delete_deployed:
             raise Refused(400, "The account must be undeployed before it is deleted", details=[])
         self._deployments.delete(account)
 
@@ -236,7 +233,7 @@ class Provisioner:
     def _require_room(self, user: User, region: str, *, is_new: bool) -> None:
         quotas = user.quotas_in(region)
         held = [a for a in self.accounts(user) if a.spec.region == region]
-        running = sum(a.state in (_S.DEPLOYED, _S.DEPLOYING) for a in held)
+        running = sum(a.is_started for a in held)
         if (is_new and len(held) >= quotas.accounts) or running >= quotas.deployed:
             raise Refused(
                 400,

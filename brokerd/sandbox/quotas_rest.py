@@ -7,14 +7,12 @@ import msgspec
 from aiohttp import web
 
 from brokerd.sandbox import refusals
-from brokerd.sandbox.facts import ProvisioningState
 from brokerd.sandbox.rest_gate import USER, Gate, Service, json_answer
 from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.users import Quotas, User
 
 _QUOTAS = "/users/current/quotas"
 _REGION = "/users/current/regions/{region}/quotas"
-_RUNNING = (ProvisioningState.DEPLOYED, ProvisioningState.DEPLOYING)
 
 _Wanted = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -101,7 +99,7 @@ class QuotasRest:
     def _shown(self, user: User, region: str) -> _Shown:
         quotas = user.quotas_in(region)
         held = [a for a in self._provisioner.accounts(user) if a.spec.region == region]
-        running = sum(account.state in _RUNNING for account in held)
+        running = sum(account.is_started for account in held)
         return _Shown(
             region=region,
             max_accounts=_quota(quotas.accounts, used=len(held)),

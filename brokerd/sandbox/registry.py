@@ -32,6 +32,11 @@ class Registry:
         streams = self._by_account.get(account_id, ())
         return tuple(stream for stream in streams if not stream.is_idle)
 
+    def forget(self, account_id: str) -> None:
+        """Forget all streams of an account, those that carry nothing among them."""
+        for stream in list(self._by_account.get(account_id, ())):
+            self.remove(stream)
+
     def of_owner(self, owner: str) -> tuple[Stream, ...]:
         """Return the streams of a user's accounts that carry packets."""
         return tuple(

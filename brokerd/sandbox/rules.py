@@ -13,9 +13,9 @@ class ProvisioningRules:
     Durations are the real ones; `time_scale` shortens all of them, the lock among them. Creating
     answers 202 at least `detection_polls` times and for `detection_seconds`; `retry_after` is the
     form of the header that goes with it. After `failures_before_lock` failed checks of one login's
-    credentials its validation is locked for `lock_seconds`; 0 never locks. `top_up_status` is what
-    a user who must pay something in is told. Without `grants_quotas` a wish for more is only noted.
-    `default_reliability` is that of accounts created without one.
+    credentials its validation is locked for `lock_seconds`; 0 never locks. `top_up_status` and
+    `top_up_message` are what a user who must pay something in is told. Without `grants_quotas` a
+    wish for more is only noted. `default_reliability` is that of accounts created without one.
     """
 
     deploy_seconds: float = 90.0
@@ -29,6 +29,9 @@ class ProvisioningRules:
     lock_seconds: float = 3600.0
     may_delete_deployed: bool = True
     top_up_status: Literal[400, 402, 403] = 403
+    top_up_message: str = (
+        "Your account balance is insufficient. Please top up your account to continue."
+    )
     grants_quotas: bool = True
     default_reliability: Reliability = "high"
     time_scale: float = 0.02

@@ -26,13 +26,14 @@ from brokerd.sandbox.eio import EioServer
 from brokerd.sandbox.facts import Reliability
 from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.habits import Past
+from brokerd.sandbox.limits import Limits
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
 from brokerd.sandbox.provisioning import Discovery, Provisioning
 from brokerd.sandbox.quotas_rest import QuotasRest
 from brokerd.sandbox.rest_gate import Gate
 from brokerd.sandbox.rules import ProvisioningRules
-from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.stream import StreamService, StreamSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.terminals import Terminals
@@ -68,6 +69,7 @@ class SandboxSettings:
     stream: StreamSettings = field(default_factory=StreamSettings)
     rules: ProvisioningRules = field(default_factory=ProvisioningRules)
     prices: Prices = field(default_factory=Prices)
+    limits: Limits = field(default_factory=Limits)
     token: str = field(default=DEFAULT_TOKEN, repr=False)
     certificate: Certificate | None = None
 
@@ -81,13 +83,13 @@ class Sandbox:
         self.url = ""
         self.broker = Broker(clock=clock, random=random)
         self.faults = Faults(random=random)
-        self.state = MetaApiState(
-            self.broker,
-            faults=self.faults,
+        service = ServiceSettings(
             token=settings.token,
             rules=settings.rules,
             prices=settings.prices,
+            limits=settings.limits,
         )
+        self.state = MetaApiState(self.broker, faults=self.faults, settings=service)
         self.market = Market(
             self.broker, random=random, deals_per_account_minute=settings.deals_per_account_minute
         )

@@ -18,9 +18,10 @@ from brokerd.errors import (
     Throttled,
     Unauthorized,
 )
-from brokerd.sandbox.bill import Prices
+from brokerd.sandbox.credits import Call
 from brokerd.sandbox.facts import TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.refusals import Refused
 from brokerd.sandbox.simulated_session import (
     SimulatedNetwork,
     SimulatedSession,
@@ -28,9 +29,9 @@ from brokerd.sandbox.simulated_session import (
     domain_amount,
     domain_deal,
 )
-from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.truth import Broker, Change, TruthAccount
-from brokerd.sandbox.users import User
+from brokerd.sandbox.users import TopUp, User
 
 
 class SimulatedMetaApi:
@@ -48,15 +49,18 @@ class SimulatedMetaApi:
         self.broker = broker
         self.faults = faults
         self.settings = settings or SimulatedSettings()
-        self.state = MetaApiState(
-            broker,
-            faults=faults,
+        service = ServiceSettings(
             token="simulated",  # noqa: S106  # users are known by name here
             rules=self.settings.rules,
-            prices=Prices(),
         )
+        self.state = MetaApiState(broker, faults=faults, settings=service)
         self.users = self.state.users
-        self._network = SimulatedNetwork(clock=broker.clock, faults=faults, settings=self.settings)
+        self._network = SimulatedNetwork(
+            clock=broker.clock,
+            faults=faults,
+            settings=self.settings,
+            conditions=self.state.conditions,
+        )
         self._sessions: dict[str, list[SimulatedSession]] = {}
         broker.listen(self._changed)
 
@@ -98,13 +102,12 @@ class SimulatedMetaApi:
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account's deployment state."""
-        await self._admit(remote)
+        await self.admit(remote.token, account_id=remote.account_id)
         return remote_account(self._account(remote))
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read who is connected and the account's balance and credit now."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getAccountInformation")
         is_mt5 = account.platform is Platform.MT5
         mode = "HEDGING" if account.spec.is_hedging else "NETTING"
         return AccountInformation(
@@ -123,17 +126,16 @@ class SimulatedMetaApi:
         self, remote: MetaApiRef, *, start: datetime, end: datetime, offset: int
     ) -> DealsPage:
         """Read one page of the deals with start <= time < end."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getDealsByTimeRange")
         if self._is_synchronizing(account):
             return _partial(account, account.deals(start=start, end=end))
         deals = account.deals(start=start, end=end, offset=offset, limit=PAGE_LIMIT)
+        self.state.credits.spend_on_items(_call(account, "getDealsByTimeRange"), items=len(deals))
         return _page(account, deals)
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
         """Read the deals the broker holds under one ticket."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getDealsByTicket")
         ticket = deal_id.partition(":")[0]
         deals = [deal for deal in account.deals() if deal.ticket == ticket]
         is_partial = self._is_synchronizing(account)
@@ -191,7 +193,29 @@ class SimulatedMetaApi:
             raise Throttled("too many requests", retry_after_seconds=wait_seconds, scope="user")
         if self.faults.strike(FaultKind.THROTTLE_BARE, account_id=account_id) is not None:
             raise Throttled("too many requests", retry_after_seconds=1.0)
+        if user.top_up is TopUp.ALL:
+            raise Forbidden(str(self.state.provisioner.top_up_refusal()))
         return user
+
+    async def _asked(self, remote: MetaApiRef, method: str) -> TruthAccount:
+        """Let a client's request in; return the account that it is for."""
+        await self.admit(remote.token, account_id=remote.account_id)
+        account = self._account(remote)
+        if account.spec.region in self.state.conditions.down_regions:
+            raise RemoteUnavailable(f"region {account.spec.region} is down")
+        try:
+            self.state.credits.spend(_call(account, method))
+        except Refused as refused:
+            raise self._throttled(refused) from None
+        if not account.is_reachable:
+            raise NotConnected(f"account {remote.account_id} is not connected to its broker yet")
+        return account
+
+    def _throttled(self, refused: Refused) -> Throttled:
+        assert refused.hint is not None
+        wait = (refused.hint.retry_at - self.broker.now()).total_seconds()
+        scope = str(refused.hint.metadata["exceededConfig"]).removeprefix("per").lower()
+        return Throttled(str(refused), retry_after_seconds=max(1.0, wait), scope=scope)
 
     def _account(self, remote: MetaApiRef) -> TruthAccount:
         account = self.broker.account(remote.account_id)
@@ -199,19 +223,14 @@ class SimulatedMetaApi:
             raise NotFound(f"no account {remote.account_id}")
         return account
 
-    def _reachable(self, remote: MetaApiRef) -> TruthAccount:
-        account = self._account(remote)
-        if not account.is_reachable:
-            raise NotConnected(f"account {remote.account_id} is not connected to its broker yet")
-        return account
-
     def _refuse(self, token: str) -> User:
         if self._network.is_down:
             raise RemoteUnavailable("the simulated MetaApi is down")
         return self.user(token)
 
-    async def _admit(self, remote: MetaApiRef) -> None:
-        await self.admit(remote.token, account_id=remote.account_id)
+
+def _call(account: TruthAccount, method: str) -> Call:
+    return Call(method=method, owner=account.owner, account_id=account.metaapi_id, server="")
 
 
 def remote_account(account: TruthAccount) -> RemoteAccount:

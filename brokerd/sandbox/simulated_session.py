@@ -24,6 +24,7 @@ from brokerd.connector.ports import (
 from brokerd.domain import Deal
 from brokerd.errors import LinkLost
 from brokerd.sandbox import wire
+from brokerd.sandbox.conditions import Conditions
 from brokerd.sandbox.facts import ChangeKind, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
 from brokerd.sandbox.rules import ProvisioningRules
@@ -53,6 +54,7 @@ class SimulatedNetwork:
     clock: Clock
     faults: Faults
     settings: SimulatedSettings
+    conditions: Conditions
     is_down: bool = False
 
 
@@ -147,15 +149,22 @@ class SimulatedSession:
         now = self._now()
         if now < self._due - _TIMER_SLACK_SECONDS or self._is_dead:
             return
+        if self._is_connected and self._is_away():
+            self.interrupt()
+            return
         settings = self._network.settings
         if self._is_connected:
             self._beat()
             self._due = now + settings.status_seconds
-        elif self.account.is_reachable and not self._network.is_down:
+        elif self.account.is_reachable and not self._is_away():
             self._connect()
             self._due = now + settings.status_seconds
         else:
             self._due = now + settings.reconnect_seconds
+
+    def _is_away(self) -> bool:
+        network = self._network
+        return network.is_down or self.account.spec.region in network.conditions.down_regions
 
     def _beat(self) -> None:
         account_id, faults = self.account.metaapi_id, self._network.faults

@@ -64,7 +64,7 @@ class StreamService:
         self._state = state
         self._broker = state.broker
         self._faults = state.faults
-        self._limits = StreamLimits(state, registry=self.registry)
+        self.limits = StreamLimits(state, registry=self.registry)
         self.views = views
         self._burst = burst
         self._delivery = Delivery(clock=self._broker.clock, faults=self._faults)
@@ -89,7 +89,7 @@ class StreamService:
 
     def closed(self, socket: Socket) -> None:
         """Forget a socket's subscriptions."""
-        self._limits.cut(self.registry.of_socket(socket))
+        self.limits.cut(self.registry.of_socket(socket))
         self.registry.remove_socket(socket)
 
     def changed(self, change: Change) -> None:
@@ -102,6 +102,7 @@ class StreamService:
             case ChangeKind.SYMBOLS:
                 self._symbols_changed(change)
             case ChangeKind.REMOVED:
+                self.registry.forget(change.account.metaapi_id)
                 self._held.pop(change.account.metaapi_id, None)
             case _:
                 pass  # MetaApi shows no quiet change on the stream (metaapi.md 9.8)
@@ -126,7 +127,7 @@ class StreamService:
             case "synchronize":
                 if stream is None or stream.is_idle or not account.is_reachable:
                     raise RequestRefused("NotAuthenticatedError", "The terminal is not connected")
-                self._limits.require_synchronization(account.owner)
+                self.limits.require_synchronization(account.owner)
                 self._reply(socket, request, response(request, {}))
                 self._synchronize(stream, request, account)
             case _:
@@ -186,7 +187,7 @@ class StreamService:
         stream = self.registry.find(socket, account.metaapi_id, request.instance)
         if stream is None:
             if not is_idle:
-                self._limits.require_subscription(account.owner, socket)
+                self.limits.require_subscription(account.owner, socket)
             stream = Stream(
                 account_id=account.metaapi_id,
                 owner=account.owner,

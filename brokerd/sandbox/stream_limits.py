@@ -5,7 +5,7 @@ one terminal is none. Other programs' subscriptions, and for a while those of so
 count too.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import timedelta
 from zlib import crc32
 
@@ -21,9 +21,10 @@ _PREFIX = "LIMIT_ACCOUNT_SUBSCRIPTIONS_PER_"
 
 
 class StreamLimits:
-    """Counts, and refuses what would be too much."""
+    """Counts, and refuses what would be too much; `refused` says how often, by type."""
 
     def __init__(self, state: MetaApiState, *, registry: Registry) -> None:
+        self.refused: Counter[str] = Counter()
         self._state = state
         self._registry = registry
         self._stale: list[tuple[str, float]] = []
@@ -35,28 +36,8 @@ class StreamLimits:
         if limits is None:
             return
         mine = self._registry.of_owner(owner)
-        self._require_user_quota(owner, limits, used=self._used(owner, mine))
-        server = _server_of(socket, limits)
-        everyone = (
-            stream
-            for user in self._state.users.all
-            for stream in self._registry.of_owner(user.name)
-        )
-        on_server = sum(_server_of(stream.socket, limits) == server for stream in everyone)
-        if limits.per_server is not None and on_server >= limits.per_server:
-            message = "The server is out of capacity. Please connect with another client-id."
-            metadata: dict[str, object] = {"changeClientIdHeader": True}
-            raise self._refusal(message, limits, type_=f"{_PREFIX}SERVER", metadata=metadata)
-        used = sum(_server_of(stream.socket, limits) == server for stream in mine)
-        most = limits.per_user_per_server
-        if most is not None and used >= most:
-            message = (
-                f"One user can connect to one server no more than {most} accounts."
-                f" Current number of connected accounts {used}."
-            )
-            metadata = {"maxAccountsPerUserPerServer": most, "accountsCount": used}
-            type_ = f"{_PREFIX}USER_PER_SERVER"
-            raise self._refusal(message, limits, type_=type_, metadata=metadata)
+        self._require_quota(owner, limits, used=self._used(owner, mine))
+        self._require_server(mine, limits, server=_server_of(socket, limits))
 
     def require_synchronization(self, owner: str) -> None:
         """Note one more synchronization; raises `RequestRefused` when too many run."""
@@ -67,15 +48,12 @@ class StreamLimits:
         running = self._synchronizing[owner]
         running[:] = [end for end in running if end > now]
         if len(running) >= limit.concurrent:
-            retry_at = self._state.broker.now() + timedelta(seconds=min(running) - now)
-            metadata = {
-                "maxConcurrentSynchronizations": limit.concurrent,
-                "type": "LIMIT_CONCURRENT_SYNCHRONIZATIONS",
-            }
-            raise RequestRefused(
-                "TooManyRequestsError",
+            retry_seconds = min(running, default=now + limit.seconds) - now
+            raise self._refusal(
                 f"You may run no more than {limit.concurrent} synchronizations at once.",
-                hint=Hint(retry_at=retry_at, metadata=metadata),
+                retry_seconds,
+                type_="LIMIT_CONCURRENT_SYNCHRONIZATIONS",
+                metadata={"maxConcurrentSynchronizations": limit.concurrent},
             )
         running.append(now + limit.seconds)
 
@@ -98,7 +76,7 @@ class StreamLimits:
         )
         return len(mine) + stale + others
 
-    def _require_user_quota(self, owner: str, limits: SubscriptionLimits, *, used: int) -> None:
+    def _require_quota(self, owner: str, limits: SubscriptionLimits, *, used: int) -> None:
         if limits.per_deployed_account is None:
             return
         most = limits.per_deployed_account * self._state.broker.deployed_count(owner)
@@ -109,12 +87,39 @@ class StreamLimits:
                 " accounts to get more subscriptions."
             )
             metadata: dict[str, object] = {"maxAccountsPerUser": most, "accountsCount": used}
-            raise self._refusal(message, limits, type_=f"{_PREFIX}USER", metadata=metadata)
+            raise self._refusal(
+                message, limits.retry_seconds, type_=f"{_PREFIX}USER", metadata=metadata
+            )
+
+    def _require_server(
+        self, mine: tuple[Stream, ...], limits: SubscriptionLimits, *, server: int
+    ) -> None:
+        everyone = (s for user in self._state.users.all for s in self._registry.of_owner(user.name))
+        if limits.per_server is not None and (
+            sum(_server_of(s.socket, limits) == server for s in everyone) >= limits.per_server
+        ):
+            raise self._refusal(
+                "The server is out of capacity. Please connect with another client-id.",
+                limits.retry_seconds,
+                type_=f"{_PREFIX}SERVER",
+                metadata={"changeClientIdHeader": True},
+            )
+        used = sum(_server_of(stream.socket, limits) == server for stream in mine)
+        most = limits.per_user_per_server
+        if most is not None and used >= most:
+            raise self._refusal(
+                f"One user can connect to one server no more than {most} accounts."
+                f" Current number of connected accounts {used}.",
+                limits.retry_seconds,
+                type_=f"{_PREFIX}USER_PER_SERVER",
+                metadata={"maxAccountsPerUserPerServer": most, "accountsCount": used},
+            )
 
     def _refusal(
-        self, message: str, limits: SubscriptionLimits, *, type_: str, metadata: dict[str, object]
+        self, message: str, retry_seconds: float, *, type_: str, metadata: dict[str, object]
     ) -> RequestRefused:
-        retry_at = self._state.broker.now() + timedelta(seconds=limits.retry_seconds)
+        self.refused[type_] += 1
+        retry_at = self._state.broker.now() + timedelta(seconds=retry_seconds)
         hint = Hint(retry_at=retry_at, metadata={**metadata, "type": type_})
         return RequestRefused("TooManyRequestsError", message, hint=hint)
 

@@ -105,11 +105,14 @@ class TruthAccount(TradingAccount):
         is_deployed = self.state is _S.DEPLOYED
         return is_deployed and self.connection_status is ConnectionStatus.CONNECTED
 
+    @property
+    def is_started(self) -> bool:
+        """Say whether a terminal runs or is being started."""
+        return self.state in (_S.DEPLOYING, _S.DEPLOYED)
+
     def set_state(self, state: ProvisioningState) -> None:
         """Move the deployment; the terminal goes up and down with it."""
-        is_start = state is _S.DEPLOYING or (
-            state is _S.DEPLOYED and self.state not in (_S.DEPLOYING, _S.DEPLOYED)
-        )
+        is_start = state is _S.DEPLOYING or (state is _S.DEPLOYED and not self.is_started)
         self.state = state
         if is_start:
             self._start_terminal()

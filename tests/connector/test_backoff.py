@@ -61,7 +61,7 @@ def test_a_hint_is_the_least_wait_and_never_below_a_second():
     ("failure", "hint"),
     [
         (Throttled("429", retry_after_seconds=7.0), 7.0),
-        (Held("the breaker is open", retry_after_seconds=9.0, scope="user"), 9.0),
+        (Held("no", retry_after_seconds=9.0, scope="user:main", cause="throttled"), 9.0),
         (RemoteUnavailable("503", retry_after_seconds=3.0), 3.0),
         (RemoteUnavailable("reset"), None),
         (LinkLost("silent"), None),

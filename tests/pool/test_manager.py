@@ -89,10 +89,12 @@ class WiredQueue(MemoryQueue):
         super().__init__(state)
         self.wire = wire
 
-    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+    async def claim(
+        self, incarnation: Incarnation, *, limit: int, errands: int = 0
+    ) -> Sequence[Claim]:
         """Claim over the wire."""
         self.wire.send()
-        claims = await super().claim(incarnation, limit=limit)
+        claims = await super().claim(incarnation, limit=limit, errands=errands)
         await self.wire.receive()
         return claims
 

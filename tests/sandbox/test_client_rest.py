@@ -16,7 +16,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from brokerd.clock import SystemClock
 from brokerd.domain import Platform
 from brokerd.sandbox import wire
-from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.client_rest import ClientRest
 from brokerd.sandbox.facts import Booking, ConnectionStatus, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
@@ -24,8 +23,7 @@ from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.provisioning import Discovery, Provisioning
 from brokerd.sandbox.rest_gate import Gate
-from brokerd.sandbox.rules import ProvisioningRules
-from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 
@@ -64,13 +62,8 @@ async def running(platform: Platform = Platform.MT5) -> AsyncIterator[Service]:
     server = open_server(broker, ServerSpec(platform=platform))
     account = broker.add_account(AccountSpec(server=server))
     market.seed(account, Past(deals=60, positions=2))
-    state = MetaApiState(
-        broker,
-        faults=faults,
-        token=TOKEN["auth-token"],
-        rules=ProvisioningRules(),
-        prices=Prices(),
-    )
+    settings = ServiceSettings(token=TOKEN["auth-token"])
+    state = MetaApiState(broker, faults=faults, settings=settings)
     gate = Gate(state)
     app = web.Application()
     app.add_routes(ClientRest(state, gate=gate).routes())

@@ -11,13 +11,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from brokerd.clock import SystemClock
 from brokerd.domain import Platform
-from brokerd.sandbox.bill import Prices
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.provisioning import Discovery, Provisioning
 from brokerd.sandbox.rest_gate import Gate
 from brokerd.sandbox.rules import ProvisioningRules
-from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 from brokerd.sandbox.users import User
@@ -61,13 +60,11 @@ async def running() -> AsyncIterator[Service]:
         broker.add_account(AccountSpec(server=servers[i % 2], name=f"user {i}", state=state))
         for i, state in enumerate(states)
     ]
-    state = MetaApiState(
-        broker,
-        faults=Faults(random=Random(2)),
+    settings = ServiceSettings(
         token=TOKEN["auth-token"],
-        rules=ProvisioningRules(deploy_seconds=100, undeploy_seconds=50, time_scale=0.001),
-        prices=Prices(),
+        rules=ProvisioningRules(deploy_seconds=600, undeploy_seconds=50, time_scale=0.001),
     )
+    state = MetaApiState(broker, faults=Faults(random=Random(2)), settings=settings)
     state.users.add(User(name="known", token="known", is_forbidden=True))
     app = web.Application()
     discovery = Discovery(domain=lambda: "sim.test:1")
@@ -149,7 +146,7 @@ async def test_deploying_takes_its_time() -> None:
         async with service.client.post(path, headers=TOKEN) as answer:
             assert (answer.status, await answer.read()) == (204, b"")
         assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         assert await service.state(account) == ("DEPLOYED", "CONNECTED")
         async with service.client.post(path, headers=TOKEN) as answer:
             assert answer.status == 204
@@ -167,9 +164,9 @@ async def test_undeploying_takes_the_terminal_at_once() -> None:
         assert account.connection_status is ConnectionStatus.DISCONNECTED
         async with service.client.post(f"{path}/deploy", headers=TOKEN) as answer:
             assert answer.status == 204
-        await asyncio.sleep(0.08)
-        assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
         await asyncio.sleep(0.1)
+        assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
+        await asyncio.sleep(0.7)
         assert await service.state(account) == ("DEPLOYED", "CONNECTED")
 
 

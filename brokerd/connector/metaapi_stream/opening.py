@@ -5,7 +5,7 @@ from collections.abc import Callable
 from random import Random
 
 from brokerd.clock import Clock
-from brokerd.connector.metaapi_stream.pace import Pace
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.wedge import SocketLife, SocketState
 from brokerd.telemetry import Metrics
 

@@ -7,7 +7,7 @@ import httpx
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings
-from brokerd.connector.metaapi_stream.pace import Pace
+from brokerd.connector.governor.pace import Pace
 from brokerd.telemetry import Metrics
 
 

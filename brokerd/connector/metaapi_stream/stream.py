@@ -16,13 +16,13 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 )
 
 from brokerd.config.settings import MetaApiSettings
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.client import StreamClient
 from brokerd.connector.metaapi_stream.clients import Clients
 from brokerd.connector.metaapi_stream.dismantle import cancel_leftovers
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.overrides.process import prepare_process
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.parts import ClientParts, StreamPorts
 from brokerd.connector.metaapi_stream.sdk import check_sdk
 from brokerd.connector.metaapi_stream.session import StreamSession

@@ -20,6 +20,7 @@ from stream_accounts import REGION, account_of, remote_of
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.client import StreamClient
@@ -27,7 +28,6 @@ from brokerd.connector.metaapi_stream.dismantle import cancel_leftovers, dismant
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.overrides.process import prepare_process
 from brokerd.connector.metaapi_stream.overrides.requests import request_over
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.parts import ClientParts, StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from brokerd.config.settings import MetaApiSettings
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.packets import (
     read_synchronization,
     strip_specifications,
