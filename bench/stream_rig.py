@@ -1,14 +1,16 @@
 """Runs a sandbox and a client to measure, each in its own process."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -61,9 +63,10 @@ class Sandbox:
         time.sleep(0.5)
         httpx.post(f"{self.url}/control/sockets/drop", json={}).raise_for_status()
 
-    def ignore_hashes(self) -> None:
+    def ignore_hashes(self, *, is_on: bool) -> None:
         """Send specifications at each synchronization, as a service that knows no hashes."""
-        httpx.put(f"{self.url}/control/faults/ignore_hashes", json={}).raise_for_status()
+        url = f"{self.url}/control/faults/ignore_hashes"
+        (httpx.put(url, json={}) if is_on else httpx.delete(url)).raise_for_status()
 
     def trade(self, deals_per_account_minute: float) -> None:
         """Set the rate of all accounts."""
@@ -79,11 +82,19 @@ def sandbox(accounts: int) -> Iterator[Sandbox]:
         yield Sandbox(ready["url"], ready["accounts"])
 
 
-def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
-    """Open all accounts in a fresh process; then idle, then deals at `rate` per account-minute."""
+def measure(kind: str, server: Sandbox, *, rate: float, has_canary: bool = True) -> Cost:
+    """Open all accounts in a fresh process; then idle, then deals at `rate` per account-minute.
+
+    In between all sockets are cut, and everyone synchronizes again. Without a canary ours is sent
+    the specifications each time.
+    """
     script = str(HERE / "stream_clients.py")
     command = [sys.executable, script, kind, server.url, *server.accounts]
-    with tempfile.TemporaryDirectory() as folder, _process(command, cwd=folder) as process:
+    environ = {} if has_canary else {"CANARY_LINKS": str(len(server.accounts) + 1)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _process(command, cwd=folder, environ=environ) as process,
+    ):
         opened = json.loads(_line(process))
         _ask(process, SETTLE_SECONDS)
         resynced = _ask(process, "resync", meanwhile=server.cut)
@@ -132,9 +143,16 @@ def _line(process: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def _process(command: list[str], cwd: str | None = None) -> "Iterator[subprocess.Popen[str]]":
+def _process(
+    command: list[str], *, cwd: str | None = None, environ: Mapping[str, str] = MappingProxyType({})
+) -> "Iterator[subprocess.Popen[str]]":
     process = subprocess.Popen(
-        command, cwd=cwd, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command,
+        cwd=cwd,
+        env={**os.environ, **environ},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         yield process

@@ -89,6 +89,7 @@ async def test_a_client_that_was_replaced_leaves_no_task(streaming: Run) -> None
         await first.session.close()
         await first.until(lambda: first.ended)
         before = names()
+        ours.clients[0].calls.start(never(), name="sdk-hangs")
         ours.clients[0].vitals = lambda **_: Vitals(hanging_calls=99)
         stays = await ours.open(sandbox.add_account().metaapi_id)
         await stays.until(lambda: stays.of(Synchronized))
