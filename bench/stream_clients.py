@@ -25,6 +25,8 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
@@ -48,6 +50,23 @@ class Tally:
         self.deals = 0
 
 
+class PacedSockets:
+    """A `SocketGate` that keeps the pace of a node by itself."""
+
+    def __init__(self, settings: MetaApiSettings) -> None:
+        self._pace = Pace(per_second=settings.socket_opens_per_second)
+
+    async def socket_turn(self, _socket: Socket) -> None:
+        """Wait for the next turn."""
+        await self._pace.turn()
+
+    def note_life(self, *, token: str, region: str) -> None:
+        """Forget it."""
+
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Forget it."""
+
+
 async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     """Open every account over our adapter, asking for the whole history as the SDK does."""
     settings = MetaApiSettings(
@@ -60,6 +79,7 @@ async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     )
     ports = StreamPorts(
         http=httpx.AsyncClient(),
+        sockets=PacedSockets(settings),
         clock=SystemClock(),
         random=Random(1),  # noqa: S311  # jitter
         metrics=Metrics(CollectorRegistry()),

@@ -1,6 +1,7 @@
 """One link in its slot: dial, and dial again with backoff, until the slot is given back."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from enum import Enum
 
@@ -108,7 +109,13 @@ class Link:
         """
         standing = Standing(on_stood=self._forgive, ports=self._ports)
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+        async with AsyncExitStack() as closing:
+            attempt = self._carry_out(standing, closing)
+            ended = await attempts.create_task(attempt, name=name)
+            _heed_cancellation()
+            return await self._conclude(_gravest(ended), standing)
+
+    async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
             await self._forgive()
         if isinstance(failure, _Told):
@@ -125,18 +132,22 @@ class Link:
             self._board.note_attempt(0)
             await self._save_backoff()
 
-    async def _carry_out(self, standing: Standing) -> ExceptionGroup[Exception]:
+    async def _carry_out(
+        self, standing: Standing, closing: AsyncExitStack
+    ) -> ExceptionGroup[Exception]:
         """Dial and stay until that fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
-                group.create_task(self._dial(standing), name=f"session:{self._claim.link_id}")
+                group.create_task(
+                    self._dial(standing, closing), name=f"session:{self._claim.link_id}"
+                )
         except ExceptionGroup as failures:
             return failures
         raise AssertionError("a session ends only by raising")
 
-    async def _dial(self, standing: Standing) -> None:
-        """Have the account deployed, then open a session and stay in it."""
+    async def _dial(self, standing: Standing, closing: AsyncExitStack) -> None:
+        """Have the account deployed, then open a session and stay in it; `closing` ends it."""
         await self._await_turn()
         await self._board.enter(LinkEvent.DIALLED, "Dialling")
 
@@ -153,6 +164,7 @@ class Link:
             board=self._board,
             ports=self._ports,
         )
+        closing.push_async_callback(session.close)
         await session.run()
 
     async def _await_turn(self) -> None:
@@ -291,6 +303,16 @@ class Link:
         except StoreUnavailable:
             return False
         return True
+
+
+def _heed_cancellation() -> None:
+    """End the link if it was cancelled while its attempt failed.
+
+    Before Python 3.13 a group whose tasks fail as it is cancelled tells of the failures alone.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:

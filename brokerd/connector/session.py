@@ -18,6 +18,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.reader import Reader
@@ -27,7 +28,7 @@ from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
 from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
-from brokerd.domain import Phase
+from brokerd.domain import Phase, Source
 from brokerd.errors import (
     ConnectTimeout,
     IdentityMismatch,
@@ -52,7 +53,7 @@ async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
 
 
 class LinkSession:
-    """One attempt of a link: it ends by raising, or by being cancelled.
+    """One attempt of a link: it ends by raising, or by being cancelled; then it is to be closed.
 
     Its account is deployed. `rhythm` is what earlier sessions learnt of the heartbeats; `standing`
     tells how long it lived.
@@ -79,7 +80,7 @@ class LinkSession:
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
-            puller=self._puller,
+            puller=Puller(claim, ports=ports, source=Source.AUDIT),
             ports=ports,
             is_interrupted=lambda: self._reader.was_interrupted,
         )
@@ -90,10 +91,12 @@ class LinkSession:
             verifier=self._verifier,
             ports=ports,
         )
+        self._asked = AskedAudit(claim, auditor=self._audit, verifier=self._verifier, ports=ports)
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
         self._watermark: datetime | None = None
+        self._session: Session | None = None
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -104,6 +107,7 @@ class LinkSession:
             account=self._account,
             synced_through=self._stream_start(),
         )
+        self._session = session
         self._reader.listen_anew()
         try:
             async with self._group as group:
@@ -112,9 +116,13 @@ class LinkSession:
                 group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
         finally:
             self._standing.leave()
+
+    async def close(self) -> None:
+        """Close what `run` opened, in bounded time. Its loss need not wait to be told for this."""
+        if self._session is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits[Phase.DRAINING]):
-                    await session.close()
+                    await self._session.close()
 
     def _stream_start(self) -> datetime:
         """Return from when on the stream shall replay: what is older, the pulls bring alone."""
@@ -129,8 +137,9 @@ class LinkSession:
         information = await self._identify(self._limits[Phase.VERIFYING])
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
-        while True:
-            await self._tend(session)
+        with self._ports.operations.followed(self._claim.fence.account_id, self._reader.news.set):
+            while True:
+                await self._tend(session)
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
@@ -147,10 +156,14 @@ class LinkSession:
 
     def _next_due(self) -> float:
         return min(
-            self._audit.next_due(), self._verifier.due, self._hearing.due, self._standing.due
+            self._audit.next_due(),
+            self._asked.due,
+            self._verifier.due,
+            self._hearing.due,
+            self._standing.due,
         )
 
-    def _next_job(self, session: Session) -> Coroutine[object, object, None] | None:
+    def _next_job(self, session: Session) -> Coroutine[object, object, object] | None:
         """Return what is to be done now, if anything is."""
         settings, now = self._settings, self._clock.monotonic()
         if now >= self._hearing.due:
@@ -163,11 +176,13 @@ class LinkSession:
             return self._fill_gap(session, reason)
         if self._audit.is_pull_due():
             return self._roll(session)
+        if self._asked.is_due():
+            return self._asked.step(self._since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
             return self._audit.prove(self._since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
-    async def _do(self, job: Coroutine[object, object, None]) -> None:
+    async def _do(self, job: Coroutine[object, object, object]) -> None:
         """Do what an interruption ends at once: from then on we do not know who answers."""
         if self._reader.was_interrupted:
             job.close()
@@ -355,10 +370,9 @@ class LinkSession:
         while not is_met():
             if self._reader.is_terminal_up and not self._reader.is_broker_up:
                 began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            remaining = began_at + limit_seconds - self._clock.monotonic()
-            if remaining <= 0:
+            if self._clock.monotonic() >= began_at + limit_seconds:
                 raise failure
-            await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
+            await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""

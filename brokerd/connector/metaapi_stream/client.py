@@ -12,6 +12,7 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 )
 
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.canary import Canaries, TerminalKind
 from brokerd.connector.metaapi_stream.containment import (
@@ -33,7 +34,7 @@ from brokerd.connector.metaapi_stream.wedge import DEAF_SECONDS, SocketLife, Soc
 from brokerd.connector.ports import RemoteAccount
 from brokerd.errors import BrokerdError, LinkLost, Unauthorized
 
-ORDERING_SECONDS = 5.0
+ORDERING_SECONDS = 3.5
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
@@ -60,11 +61,12 @@ class StreamClient:
     `is_refused` once MetaApi refused the token: then every session has ended with `Unauthorized`.
     """
 
-    def __init__(self, token: Secret, *, parts: ClientParts) -> None:
+    def __init__(self, token: Secret, *, name: str, parts: ClientParts) -> None:
         ports, settings = parts.ports, parts.settings
         self.is_refused = False
         self.made_at = ports.clock.monotonic()
         self.calls = Calls(metrics=ports.metrics)
+        self._name = name
         self._parts = parts
         self._clock = ports.clock
         self._seats: dict[str, _Seat] = {}
@@ -72,7 +74,7 @@ class StreamClient:
         self._deaf_sessions = 0
         self._has_heard = False
         self._opening = SocketOpening(
-            pace=parts.socket_opens, random=ports.random, metrics=ports.metrics
+            gate=ports.sockets, random=ports.random, metrics=ports.metrics
         )
         self._api = MetaApi(token.reveal(), _options(settings))
         self._ws = self._api._metaapi_websocket_client
@@ -91,6 +93,7 @@ class StreamClient:
             is_subscribed=self._is_subscribed,
             prepare_socket=self._prepare_socket,
             lose_packets=self._lose_packets,
+            limit_subscriptions=lambda allowed: ports.sockets.note_subscriptions(name, allowed),
             refuse=self._refuse,
         )
         contain_client(self._api, parts=parts, calls=self.calls, hooks=hooks)
@@ -207,7 +210,13 @@ class StreamClient:
             self._lives[place] = life
             self._contain_socket(instance, place, life)
         life.enter(SocketState.WAITING, now=self._clock.monotonic())
-        await self._opening.turn(life, is_reconnect=instance["isReconnecting"])
+        # a client that was replaced had sockets of the same places
+        name = f"{region}/{instance['instanceNumber']}/{instance['id']}@{self.made_at:.3f}"
+        await self._opening.turn(
+            life,
+            Socket(token=self._name, region=region, name=name),
+            is_reconnect=instance["isReconnecting"],
+        )
 
     def _contain_socket(self, instance: SocketRecord, place: Place, life: SocketLife) -> None:
         hooks = SocketHooks(

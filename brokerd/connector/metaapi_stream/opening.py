@@ -1,11 +1,11 @@
-"""When a stream's socket may be opened: at the node's pace, slower after each failure."""
+"""When a stream's socket may be opened: when the governor lets it, slower after each failure."""
 
 import asyncio
 from collections.abc import Callable
 from random import Random
 
 from brokerd.clock import Clock
-from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket, SocketGate
 from brokerd.connector.metaapi_stream.wedge import SocketLife, SocketState
 from brokerd.telemetry import Metrics
 
@@ -20,13 +20,13 @@ class SocketOpening:
     first connect has none (A6), so it gets ours.
     """
 
-    def __init__(self, *, pace: Pace, random: Random, metrics: Metrics) -> None:
-        self._pace = pace
+    def __init__(self, *, gate: SocketGate, random: Random, metrics: Metrics) -> None:
+        self._gate = gate
         self._random = random
         self._metrics = metrics
         self._is_ended = False
 
-    async def turn(self, life: SocketLife, *, is_reconnect: bool) -> None:
+    async def turn(self, life: SocketLife, socket: Socket, *, is_reconnect: bool) -> None:
         """Wait until the next attempt may be made; each call counts as one.
 
         After `end` no attempt is made: the SDK's loop around it stops for a cancellation alone.
@@ -34,7 +34,7 @@ class SocketOpening:
         life.attempts += 1
         if life.attempts > 1 and not is_reconnect:
             await asyncio.sleep(pause_seconds(life.attempts - 1) * self._random.uniform(0.5, 1.0))
-        await self._pace.turn()
+        await self._gate.socket_turn(socket)
         if self._is_ended:
             raise asyncio.CancelledError
         self._metrics.socket_opens.inc()

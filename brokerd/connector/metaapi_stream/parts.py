@@ -7,7 +7,7 @@ import httpx
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings
-from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import SocketGate
 from brokerd.telemetry import Metrics
 
 
@@ -16,6 +16,7 @@ class StreamPorts:
     """What the stream needs from the rest of the node."""
 
     http: httpx.AsyncClient
+    sockets: SocketGate
     clock: Clock
     random: Random
     metrics: Metrics
@@ -26,5 +27,4 @@ class ClientParts:
     """What every client of a node shares."""
 
     settings: MetaApiSettings
-    socket_opens: Pace
     ports: StreamPorts

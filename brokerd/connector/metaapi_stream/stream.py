@@ -81,11 +81,7 @@ class MetaApiStream:
         self._overlap_seconds = overlap_seconds
         self._ports = ports
         self._admissions = Pace(per_second=settings.admissions_per_second)
-        self._parts = ClientParts(
-            settings=settings,
-            socket_opens=Pace(per_second=settings.socket_opens_per_second),
-            ports=ports,
-        )
+        self._parts = ClientParts(settings=settings, ports=ports)
         self._clients = Clients(
             make=self._make_client,
             longest_close_seconds=self._longest_close_seconds,
@@ -187,7 +183,7 @@ class MetaApiStream:
         secret = self._settings.tokens.get(token)
         if secret is None:
             raise InvalidRequest(f"no MetaApi token is configured under the name {token!r}")
-        return StreamClient(secret, parts=self._parts)
+        return StreamClient(secret, name=token, parts=self._parts)
 
     async def _await_close(self, key: _Key) -> None:
         closing = self._closing.get(key)

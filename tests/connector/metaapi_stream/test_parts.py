@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from random import Random
 
 import pytest
+from governing import PacedSockets
 
 from brokerd.config.settings import MetaApiSettings
 from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
 from brokerd.connector.metaapi_stream.packets import (
     read_synchronization,
@@ -191,10 +193,11 @@ def test_pauses_double_up_to_their_ceiling() -> None:
 
 async def test_an_ended_opening_makes_no_attempt(metrics: Metrics) -> None:
     """The SDK's loop around it stops for nothing but a cancellation."""
-    opening = SocketOpening(pace=Pace(per_second=100), random=Random(1), metrics=metrics)
-    life = SocketLife(since=0.0)
-    await opening.turn(life, is_reconnect=False)
+    gate = PacedSockets(per_second=100)
+    opening = SocketOpening(gate=gate, random=Random(1), metrics=metrics)
+    life, socket = SocketLife(since=0.0), Socket(token="main", region="new-york", name="0")
+    await opening.turn(life, socket, is_reconnect=False)
     opening.end()
     with pytest.raises(asyncio.CancelledError):
-        await opening.turn(life, is_reconnect=True)
+        await opening.turn(life, socket, is_reconnect=True)
     assert metrics.registry.get_sample_value("brokerd_stream_socket_opens_total") == 1

@@ -69,6 +69,24 @@ def tell_refusals(ws: MetaApiWebsocketClient, refuse: Callable[[], None]) -> Non
     replace(ws, "_convert_error", convert_error)
 
 
+def tell_subscription_limit(ws: MetaApiWebsocketClient, told: Callable[[int], None]) -> None:
+    """Tell how many accounts the user may stream; the SDK then locks its sockets as before.
+
+    MetaApi says so only when it refuses a subscription.
+    """
+    lock: Callable[..., Awaitable[None]] = ws.lock_socket_instance
+
+    async def lock_socket_instance(
+        instance_number: int, index: int, region: str, metadata: dict[str, object]
+    ) -> None:
+        allowed = metadata.get("maxAccountsPerUser")
+        if isinstance(allowed, int):
+            told(allowed)
+        await lock(instance_number, index, region, metadata)
+
+    replace(ws, "lock_socket_instance", lock_socket_instance)
+
+
 def refresh_no_accounts(ws: MetaApiWebsocketClient) -> None:
     """B16, B22: an account that is not found has no task that asks for its replicas hours later.
 
