@@ -13,9 +13,6 @@ import msgspec
 from brokerd.api.bodies import (
     ID_PATTERN,
     MAX_PAGE,
-    BudgetsBody,
-    CredentialsBody,
-    CredentialVersionBody,
     DealsBody,
     DiscardBody,
     EventBody,
@@ -30,6 +27,7 @@ from brokerd.api.bodies import (
     ReadyBody,
     TotalsBody,
 )
+from brokerd.api.money_bodies import BudgetsBody, CredentialsBody, CredentialVersionBody
 from brokerd.api.query import DEFAULT_DAYS, DEFAULT_PAGE, MAX_WAIT_SECONDS
 from brokerd.api.replica import LAG_HEADER
 from brokerd.domain import QuarantineState
