@@ -159,6 +159,16 @@ CLIENTS: dict[str, Callable[[str, Sequence[str], Tally], Awaitable[None]]] = {
 _tasks: list[asyncio.Task[None]] = []
 
 
+async def synchronize_again(tally: Tally, accounts: int) -> None:
+    """Wait until every account has synchronized once more; its sockets are cut by who asks."""
+    tally.synchronized.clear()
+    began = time.monotonic()
+    while len(tally.synchronized) < accounts:
+        if time.monotonic() - began > DEADLINE_SECONDS:
+            break
+        await asyncio.sleep(0.1)
+
+
 def rss_bytes() -> int:
     """Return the memory the process holds now."""
     with open("/proc/self/statm") as statm:  # noqa: PTH123
@@ -187,9 +197,14 @@ async def main(kind: str, url: str, account_ids: Sequence[str]) -> None:
     print(json.dumps(report), file=out)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        deals, cpu = tally.deals, time.process_time()
-        await asyncio.sleep(float(line))
+        deals, cpu, began = tally.deals, time.process_time(), time.monotonic()
+        if line == "resync\n":
+            await synchronize_again(tally, len(account_ids))
+        else:
+            await asyncio.sleep(float(line))
         report = {
+            "seconds": time.monotonic() - began,
+            "synchronized": len(tally.synchronized),
             "cpu_seconds": time.process_time() - cpu,
             "deals": tally.deals - deals,
             "rss_growth_bytes": rss_bytes() - before_bytes,

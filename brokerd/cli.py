@@ -161,6 +161,25 @@ def verify_backup(
 
 
 @cli.command()
+def audit(
+    config: _Config = None,
+    *,
+    link: Annotated[
+        str | None, typer.Option(help="This link; every live link of the node if not given.")
+    ] = None,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to follow; the audits go on without us.")
+    ] = 3_600.0,
+) -> None:
+    """Read history again and prove the balance; exits with 0 only if every ledger is proven."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.audit import audit as run_audit  # noqa: PLC0415  # see the docstring
+
+        raise typer.Exit(run_audit(settings, link_id=link, wait_seconds=wait_seconds))
+
+
+@cli.command()
 def sandbox(
     *,
     accounts: Annotated[int, typer.Option(min=0, help="Regular accounts to open.")] = 1,

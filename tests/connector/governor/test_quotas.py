@@ -223,7 +223,7 @@ async def test_credits_stated_otherwise_than_kept_are_told_once():
     assert told == [("user", 3_600.0, 360_000.0, 36_000), ("server", 60.0, 9.0, None)]
 
 
-@pytest.mark.looptime(noop_cycles=5)
+@pytest.mark.looptime(noop_cycles=0)
 async def test_quotas_are_read_once_an_hour():
     """The first time a minute after the start."""
     rig = Rig(demand(1))
