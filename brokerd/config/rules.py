@@ -49,6 +49,7 @@ _MAY_BE_ZERO = frozenset(
         "governor.fleet_socket_opens_per_second",
         "governor.item_credits",
         "link.backoff_hold_seconds",
+        "health.recycle_spread_seconds",
         "redis.snapshot_seconds",
         "api.port",
     }

@@ -54,6 +54,7 @@ class RemoteAccount:
     server: str
     region: str
     reliability: str
+    generation: str = "cloud-g2"  # of its terminals; MetaApi calls it `type`, this is its default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,8 @@ class Session(Protocol):
     async def receive(self) -> Sequence[StreamEvent]:
         """Wait for at least one event, then return all that wait, in order.
 
-        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair.
+        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair,
+        `Unauthorized` once MetaApi refuses its token.
         """
 
     def acknowledge(self, through: datetime) -> None:
@@ -172,9 +174,9 @@ class StreamPort(Protocol):
     """MetaApi's stream. With `Session` these are the only four verbs."""
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> Session:
-        """Open the session; returns before its terminal answered.
+        """Open the session of the account that is there; returns before its terminal answered.
 
         `synced_through` is the durable watermark; the adapter subtracts its own overlap. Waits for
         its turn under the admission rate. Raises `Transient` or `Rejected`. When cancelled it

@@ -70,7 +70,7 @@ class LinkSession:
     ) -> None:
         self._standing = standing
         self._claim = claim = provisioned.claim
-        self._reliability = provisioned.account.reliability
+        self._account = provisioned.account
         self._board = board
         self._ports = ports
         self._settings = ports.settings
@@ -104,7 +104,7 @@ class LinkSession:
         self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
         session = await self._ports.stream.open(
             self._remote,
-            reliability=self._reliability,
+            account=self._account,
             synced_through=self._stream_start(),
         )
         self._session = session

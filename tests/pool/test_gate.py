@@ -65,7 +65,9 @@ class Gate:
         """Open the account's session."""
         spec = self.world.state.accounts[self.world.account_id].spec
         return await self.stream.open(
-            spec.metaapi, reliability="regular", synced_through=self.world.clock.now()
+            spec.metaapi,
+            account=await self.world.service.account(spec.metaapi),
+            synced_through=self.world.clock.now(),
         )
 
 

@@ -201,12 +201,12 @@ class WarpedMetaApi(SimulatedMetaApi):
         is_blind = deal_id in self.hidden and not self.finds_hidden
         return replace(page, deals=()) if is_blind else page
 
-    async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
+    async def open(self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
         self.told("opens")
         self.opened_from.append(synced_through)
-        return await super().open(remote, reliability=reliability, synced_through=synced_through)
+        return await super().open(remote, account=account, synced_through=synced_through)
 
     def _written(self, page: DealsPage, remote: MetaApiRef) -> DealsPage:
         """Read the page again as it goes over the wire, spoilt records and all."""

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from metaapi_cloud_sdk.logger import LoggerManager
 
-from brokerd.connector.metaapi_stream.overrides import prepare_process
+from brokerd.connector.metaapi_stream.overrides.process import prepare_process
 from brokerd.connector.ports import Connected
 from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
