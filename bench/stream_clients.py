@@ -25,6 +25,8 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.client import StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
@@ -47,6 +49,23 @@ class Tally:
         self.deals = 0
 
 
+class PacedSockets:
+    """A `SocketGate` that keeps the pace of a node by itself."""
+
+    def __init__(self, settings: MetaApiSettings) -> None:
+        self._pace = Pace(per_second=settings.socket_opens_per_second)
+
+    async def socket_turn(self, _socket: Socket) -> None:
+        """Wait for the next turn."""
+        await self._pace.turn()
+
+    def note_life(self, *, token: str, region: str) -> None:
+        """Forget it."""
+
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Forget it."""
+
+
 async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     """Open every account over our adapter, asking for the whole history as the SDK does."""
     settings = MetaApiSettings(
@@ -56,6 +75,7 @@ async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     )
     ports = StreamPorts(
         http=httpx.AsyncClient(),
+        sockets=PacedSockets(settings),
         clock=SystemClock(),
         random=Random(1),  # noqa: S311  # jitter
         metrics=Metrics(CollectorRegistry()),
@@ -139,6 +159,16 @@ CLIENTS: dict[str, Callable[[str, Sequence[str], Tally], Awaitable[None]]] = {
 _tasks: list[asyncio.Task[None]] = []
 
 
+async def synchronize_again(tally: Tally, accounts: int) -> None:
+    """Wait until every account has synchronized once more; its sockets are cut by who asks."""
+    tally.synchronized.clear()
+    began = time.monotonic()
+    while len(tally.synchronized) < accounts:
+        if time.monotonic() - began > DEADLINE_SECONDS:
+            break
+        await asyncio.sleep(0.1)
+
+
 def rss_bytes() -> int:
     """Return the memory the process holds now."""
     with open("/proc/self/statm") as statm:  # noqa: PTH123
@@ -167,9 +197,14 @@ async def main(kind: str, url: str, account_ids: Sequence[str]) -> None:
     print(json.dumps(report), file=out)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        deals, cpu = tally.deals, time.process_time()
-        await asyncio.sleep(float(line))
+        deals, cpu, began = tally.deals, time.process_time(), time.monotonic()
+        if line == "resync\n":
+            await synchronize_again(tally, len(account_ids))
+        else:
+            await asyncio.sleep(float(line))
         report = {
+            "seconds": time.monotonic() - began,
+            "synchronized": len(tally.synchronized),
             "cpu_seconds": time.process_time() - cpu,
             "deals": tally.deals - deals,
             "rss_growth_bytes": rss_bytes() - before_bytes,

@@ -162,6 +162,25 @@ def verify_backup(
 
 
 @cli.command()
+def audit(
+    config: _Config = None,
+    *,
+    link: Annotated[
+        str | None, typer.Option(help="This link; every live link of the node if not given.")
+    ] = None,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to follow; the audits go on without us.")
+    ] = 3_600.0,
+) -> None:
+    """Read history again and prove the balance; exits with 0 only if every ledger is proven."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.audit import audit as run_audit  # noqa: PLC0415  # see the docstring
+
+        raise typer.Exit(run_audit(settings, link_id=link, wait_seconds=wait_seconds))
+
+
+@cli.command()
 def budgets(
     config: _Config = None,
     *,
@@ -174,6 +193,18 @@ def budgets(
 
         body = asyncio.run(read_budgets(settings))
         typer.echo(msgspec.json.encode(body) if as_json else shown(body))
+
+
+@cli.command()
+def explain(
+    link: Annotated[str, typer.Argument(help="The link's id.")], config: _Config = None
+) -> None:
+    """Tell a link's story: what is wanted, what is and why, what comes next, who must act."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.explain import explain as tell  # noqa: PLC0415  # see the docstring
+
+        typer.echo(asyncio.run(tell(settings, link_id=link)))
 
 
 @cli.command()

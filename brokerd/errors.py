@@ -16,7 +16,8 @@ BrokerdError
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
 │   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
-│   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
+│   ├── StoreUnavailable      Postgres did not take it; nothing was acknowledged
+│   └── ControlUnavailable    a command got no answer from the control API
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
@@ -47,6 +48,7 @@ BrokerdError
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
 │   ├── CursorLost            the feed behind a cursor is gone; list again
 │   ├── BadDeal               a deal that cannot be stored as it stands
+│   ├── ControlRefused        the control API refuses what a command asked
 │   ├── BackupFailed          no backup was made, or nothing was restored
 │   └── EngineFailed          an embedded engine of demo and tests does not run
 └── Fenced                someone else owns it: stop, write nothing, not even a status
@@ -197,6 +199,12 @@ class StoreUnavailable(Transient):
     """Postgres did not take the work; nothing was acknowledged."""
 
     code = "store_unavailable"
+
+
+class ControlUnavailable(Transient):
+    """The control API did not answer a command, or could not just then."""
+
+    code = "control_unavailable"
 
 
 class Rejected(BrokerdError):
@@ -394,6 +402,12 @@ class BadDeal(Rejected):
     """A deal cannot be stored as it stands; the message says which field and why."""
 
     code = "bad_deal"
+
+
+class ControlRefused(Rejected):
+    """The control API refuses what a command asked of it; the message is the API's own."""
+
+    code = "control_refused"
 
 
 class BackupFailed(Rejected):

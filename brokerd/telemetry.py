@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
-from brokerd.domain import BadReason, Phase, Source
+from brokerd.domain import BadReason, Phase, Proof, Source
+from brokerd.operations import OperationFailure, OperationKind
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DETECTION_BUCKETS = (0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 300.0, 600.0)
@@ -247,8 +248,17 @@ class Metrics:
         self.proofs = Counter(
             "brokerd_balance_proofs", "Balance proofs.", ["verdict"], registry=registry
         )
+        self.operations = Counter(
+            "brokerd_operations",
+            "Operations that ended, by what came of them.",
+            ["kind", "outcome"],
+            registry=registry,
+        )
         self.buffer_deals = Gauge(
             "brokerd_buffer_deals", "Deals waiting for their commit.", registry=registry
+        )
+        self.buffer_bytes = Gauge(
+            "brokerd_buffer_bytes", "What they take, estimated.", registry=registry
         )
 
     def _define_store(self, registry: CollectorRegistry) -> None:
@@ -345,5 +355,11 @@ class Metrics:
             self.feed_holder_age.labels(holder=holder)
         for outcome in WINDOW_OUTCOMES:
             self.windows.labels(outcome=outcome)
-        for verdict in ("proven", "mismatch", "unknown"):
+        self._create_endings()
+
+    def _create_endings(self) -> None:
+        for verdict in Proof:
             self.proofs.labels(verdict=verdict)
+        for kind in OperationKind:
+            for ending in (*Proof, *OperationFailure):
+                self.operations.labels(kind=kind, outcome=ending)

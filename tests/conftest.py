@@ -1,6 +1,7 @@
 """One PostgreSQL and one Valkey per test process; a fresh migrated database per test."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import count
@@ -8,6 +9,7 @@ from itertools import count
 import psycopg
 import pytest
 import redis
+from fast_folder import fast_folder
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
@@ -32,6 +34,15 @@ def pytest_configure() -> None:
     Left unsaid, asyncio makes one for the asking, and nobody closes it.
     """
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines_start_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let every engine that a test starts be a fast one; what `tmp_path` gives stays on disk."""
+    tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(fast_folder()))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_check_config_says_ok() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "ok\n", "")
 
 
-@pytest.mark.parametrize("command", ["check-config", "migrate", "run"])
+@pytest.mark.parametrize("command", ["check-config", "migrate", "run", "audit"])
 def test_unusable_configuration(command: str, tmp_path: Path) -> None:
     """Every command tells all problems, one a line, and exits with 78."""
     path = tmp_path / "brokerd.toml"
@@ -132,7 +132,7 @@ def test_version_and_help() -> None:
 
 def test_no_option_takes_a_secret() -> None:
     """Tokens and keys are never on the command line, where every user of the machine sees them."""
-    for command in ("run", "check-config", "migrate", "sandbox"):
+    for command in ("run", "check-config", "migrate", "audit", "sandbox"):
         shown = _brokerd(command, "--help").stdout.lower()
         assert "--help" in shown
         assert not {"--token", "--key", "--password", "--url"} & set(shown.split())

@@ -42,7 +42,7 @@ class Body(
     rename="camel",
     forbid_unknown_fields=True,
 ):
-    """What every body of ours has in common."""
+    """What all of them have in common."""
 
 
 class DesiredWord(StrEnum):

@@ -164,7 +164,11 @@ class _Check:
             settings,
             overlap_seconds=0.0,
             ports=StreamPorts(
-                http=self._http, clock=self._clock, random=self._random, metrics=self._metrics
+                http=self._http,
+                sockets=self._governor,
+                clock=self._clock,
+                random=self._random,
+                metrics=self._metrics,
             ),
         )
         try:

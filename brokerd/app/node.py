@@ -17,9 +17,23 @@ from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
 from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
-from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
+from brokerd.app.links import (
+    Remote,
+    build_manager,
+    build_operations,
+    build_provisioner,
+    link_ports,
+    rest_ports,
+)
 from brokerd.app.parts import Foundation, Membership, Node
-from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
+from brokerd.app.routes import (
+    Served,
+    build_routes,
+    open_feed,
+    open_hints,
+    open_relay,
+    open_snapshots,
+)
 from brokerd.clock import SystemClock
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
@@ -65,18 +79,22 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             open_database(settings.database, metrics=metrics)
         )
         clock, calendar = SystemClock(), calendar_of(settings.health.markets)
+        random = Random()  # noqa: S311  # jitter, no secrets
+        redis = await _open_redis(stack, settings=settings, metrics=metrics)
+        feed = open_feed(settings, database, metrics=metrics)
         base = Foundation(
             settings=settings,
             clock=clock,
-            random=Random(),  # noqa: S311  # jitter, no secrets
+            random=random,
             metrics=metrics,
             vault=Vault(settings.secrets, random_bytes=os.urandom),
             database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
             ),
-            redis=await _open_redis(stack, settings=settings, metrics=metrics),
-            feed=open_feed(settings, database, metrics=metrics),
+            redis=redis,
+            feed=feed,
+            relay=open_relay(settings, redis, feed=feed, random=random),
             calendar=calendar,
             incidents=IncidentDesk(
                 settings.health, calendar=calendar, clock=clock, metrics=metrics
@@ -104,7 +122,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             PastUpkeep(PostgresPast(base.database)),
             base.incidents,
             fleet,
-            build_quota_watch(base, fleet, rest=rest),
+            build_quota_watch(base, fleet, governor=ports.governor, rest=rest),
         )
         yield replace(node, upkeep=upkeep)
 
@@ -150,7 +168,7 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     settings, clock, metrics = base.settings, base.clock, base.metrics
     snapshots = open_snapshots(base)
     writer = Writer(
-        PostgresLedgerStore(base.database, told=base.feed.wake),
+        PostgresLedgerStore(base.database, told=base.tell),
         settings=settings.ledger,
         clock=clock,
         random=base.random,
@@ -159,23 +177,34 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
-        ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
+        ports=StreamPorts(
+            http=ports.http,
+            sockets=ports.governor,
+            clock=clock,
+            random=base.random,
+            metrics=metrics,
+        ),
     )
+    operations = build_operations(base, membership)
     rest = rest_ports(base, http=ports.http, governor=ports.governor)
     provisioner = build_provisioner(base, membership, rest=rest)
-    links = link_ports(
-        base,
+    remote = Remote(
         rest=rest,
         provisioner=provisioner,
         stream=GatedStream(
             GovernedStream(stream, gate=ports.governor), heartbeat=membership.heartbeat
         ),
-        writer=writer,
     )
+    links = link_ports(base, remote=remote, writer=writer, operations=operations)
     manager = build_manager(
         base, membership, links=links, provisioner=provisioner, snapshots=snapshots
     )
-    hints = open_hints(base, manager)
+
+    def wake() -> None:
+        manager.wake.set()
+        operations.wake.set()
+
+    hints = open_hints(base, wake)
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
     readiness = Readiness(registry, clock=clock)
     routes = build_routes(
@@ -183,7 +212,7 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
         Served(
             registry=registry,
             snapshots=snapshots,
-            hints=hints or LocalHints(manager.wake),
+            hints=hints or LocalHints(wake),
             readiness=readiness,
             governor=ports.governor,
         ),
@@ -193,7 +222,8 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
         writer=writer,
         stream=stream,
         manager=manager,
-        hints=hints,
+        operations=operations,
+        hints=[each for each in (hints, base.relay) if each is not None],
         feed=base.feed,
         upkeep=(),
         api=ApiServer(

@@ -53,15 +53,15 @@ async def _run(settings: Settings) -> None:
 
 
 def _services(node: Node) -> Sequence[Service]:
-    hints = () if node.hints is None else (node.hints,)
     return (
         node.writer,
         node.membership.heartbeat,
         node.manager,
+        node.operations,
         node.api,
         node.watchdog,
         node.feed,
-        *hints,
+        *node.hints,
         *node.upkeep,
     )
 

@@ -202,6 +202,11 @@ def _stores(settings: Settings) -> Iterator[str]:
         why="the buffer holds at least one batch",
     )
     yield from _ordered(
+        ("ledger.batch_bytes", settings.ledger.batch_bytes),
+        ("ledger.buffer_bytes", settings.ledger.buffer_bytes),
+        why="the buffer holds at least one batch",
+    )
+    yield from _ordered(
         ("database.idle_seconds", settings.database.idle_seconds),
         ("database.lifetime_seconds", settings.database.lifetime_seconds),
         why="a connection cannot be idle longer than it lives",

@@ -179,11 +179,22 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
+    buffer_bytes: int = 67_108_864  # likewise; usual deals take a quarter of it, huge ones all
     retry_ceiling_seconds: float = 5.0  # between attempts while Postgres is away
     events_retention_days: int = 14  # how far behind a reader of the feed may be
     feed_poll_seconds: float = 0.25  # between two looks for events of other nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationSettings:
+    """How what clients ask for, such as audits, is found, ends and is forgotten."""
+
+    poll_seconds: float = 1.0  # between two looks for what was asked; a hint wakes it earlier
+    expire_seconds: float = 86_400.0  # asked a day ago and not done: whoever asked has left
+    keep_days: int = 30  # what an audit found is worth reading at the end of the month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +280,7 @@ class Settings:
     pool: PoolSettings = field(default_factory=PoolSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    operations: OperationSettings = field(default_factory=OperationSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -111,8 +111,9 @@ class Link:
         name = f"attempt:{self._claim.link_id}"
         async with AsyncExitStack() as closing:
             attempt = self._carry_out(standing, closing)
-            failure = _gravest(await attempts.create_task(attempt, name=name))
-            return await self._conclude(failure, standing)
+            ended = await attempts.create_task(attempt, name=name)
+            _heed_cancellation()
+            return await self._conclude(_gravest(ended), standing)
 
     async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
@@ -302,6 +303,16 @@ class Link:
         except StoreUnavailable:
             return False
         return True
+
+
+def _heed_cancellation() -> None:
+    """End the link if it was cancelled while its attempt failed.
+
+    Before Python 3.13 a group whose tasks fail as it is cancelled tells of the failures alone.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -31,6 +32,7 @@ from brokerd.domain import (
     Window,
     WriteOutcome,
 )
+from brokerd.operations import AuditResult, Operation, OperationId, Progress
 from brokerd.telemetry import Metrics
 
 PAGE_LIMIT = 1000
@@ -287,6 +289,28 @@ class LeaseHandle(Protocol):
         """Store the account's modes at the first connect; later say whether they are the same."""
 
 
+class Operations(Protocol):
+    """What clients asked of the links of this node.
+
+    The methods with a fence raise `Fenced` and `StoreUnavailable`; they say whether the operation
+    is still open: it may have expired, or its link may have been deleted.
+    """
+
+    def asked(self, account_id: AccountId) -> Operation | None:
+        """Return what is open for an account as of the node's last look; asks nobody."""
+
+    def followed(
+        self, account_id: AccountId, wake: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """Call `wake` whenever something new is open for the account, while in this context."""
+
+    async def advance(self, fence: Fence, operation_id: OperationId, progress: Progress) -> bool:
+        """Note how far we came; the operation is running from then on."""
+
+    async def finish(self, fence: Fence, operation_id: OperationId, result: AuditResult) -> bool:
+        """Close the operation with what it found."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisioned:
     """A link whose MetaApi account is deployed: its claim, which knows the account by now."""
@@ -350,6 +374,7 @@ class LinkPorts:
     ledger: Ledger
     windows: Windows
     long_pulls: asyncio.Semaphore
+    operations: Operations
     lease: LeaseHandle
     incidents: Incidents
     settings: LinkSettings

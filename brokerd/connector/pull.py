@@ -45,10 +45,11 @@ class Pulled:
 
 
 class Puller:
-    """Pulls for one claim; every write is fenced by it."""
+    """Pulls for one claim; every write is fenced by it, and says which `source` it is of."""
 
-    def __init__(self, claim: Claim, *, ports: LinkPorts) -> None:
+    def __init__(self, claim: Claim, *, ports: LinkPorts, source: Source = Source.PULL) -> None:
         self._claim = claim
+        self._source = source
         self._rest = ports.rest
         self._ledger = ports.ledger
         self._windows = ports.windows
@@ -110,7 +111,7 @@ class Puller:
                 fence=self._claim.fence,
                 link_id=self._claim.link_id,
                 user_id=self._claim.spec.user_id,
-                source=Source.PULL,
+                source=self._source,
                 deals=deals,
                 removals=removals,
                 fetched_at=fetched_at,

@@ -18,6 +18,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.reader import Reader
@@ -27,7 +28,7 @@ from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
 from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
-from brokerd.domain import Phase
+from brokerd.domain import Phase, Source
 from brokerd.errors import (
     ConnectTimeout,
     IdentityMismatch,
@@ -79,7 +80,7 @@ class LinkSession:
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
-            puller=self._puller,
+            puller=Puller(claim, ports=ports, source=Source.AUDIT),
             ports=ports,
             is_interrupted=lambda: self._reader.was_interrupted,
         )
@@ -90,6 +91,7 @@ class LinkSession:
             verifier=self._verifier,
             ports=ports,
         )
+        self._asked = AskedAudit(claim, auditor=self._audit, verifier=self._verifier, ports=ports)
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
@@ -135,8 +137,9 @@ class LinkSession:
         information = await self._identify(self._limits[Phase.VERIFYING])
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
-        while True:
-            await self._tend(session)
+        with self._ports.operations.followed(self._claim.fence.account_id, self._reader.news.set):
+            while True:
+                await self._tend(session)
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
@@ -153,10 +156,14 @@ class LinkSession:
 
     def _next_due(self) -> float:
         return min(
-            self._audit.next_due(), self._verifier.due, self._hearing.due, self._standing.due
+            self._audit.next_due(),
+            self._asked.due,
+            self._verifier.due,
+            self._hearing.due,
+            self._standing.due,
         )
 
-    def _next_job(self, session: Session) -> Coroutine[object, object, None] | None:
+    def _next_job(self, session: Session) -> Coroutine[object, object, object] | None:
         """Return what is to be done now, if anything is."""
         settings, now = self._settings, self._clock.monotonic()
         if now >= self._hearing.due:
@@ -169,11 +176,13 @@ class LinkSession:
             return self._fill_gap(session, reason)
         if self._audit.is_pull_due():
             return self._roll(session)
+        if self._asked.is_due():
+            return self._asked.step(self._since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
             return self._audit.prove(self._since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
-    async def _do(self, job: Coroutine[object, object, None]) -> None:
+    async def _do(self, job: Coroutine[object, object, object]) -> None:
         """Do what an interruption ends at once: from then on we do not know who answers."""
         if self._reader.was_interrupted:
             job.close()

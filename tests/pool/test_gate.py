@@ -15,7 +15,7 @@ from brokerd.pool.gate import GatedProvisioning, GatedStream
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.memory_nodes import MemoryNodes
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class UnsteadyNodes(MemoryNodes):

@@ -41,7 +41,7 @@ from brokerd.queue.ports import QueueDepth
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 START = datetime(2026, 3, 2, tzinfo=UTC)
 PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 

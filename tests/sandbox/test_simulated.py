@@ -38,7 +38,7 @@ from brokerd.sandbox.simulated import SimulatedMetaApi
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 FOREVER = datetime(2100, 1, 1, tzinfo=UTC)

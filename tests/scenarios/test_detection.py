@@ -11,7 +11,7 @@ from brokerd.domain import Phase
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 DETECTION = "brokerd_link_detection_seconds"
 
 

@@ -8,7 +8,7 @@ from link_world import START, running_link
 from brokerd.domain import Phase, Platform, Proof
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 NONE = Past(deals=0, positions=0)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from link_world import running_link, subsequence
+from link_world import World, running_link, subsequence
 from structlog.testing import capture_logs
 
 from brokerd.config.settings import MarketHours
@@ -13,7 +13,7 @@ from brokerd.health.calendar import calendar_of
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 RECONNECTS = "brokerd_link_reconnects_total"
 
 
@@ -228,3 +228,19 @@ async def test_a_lost_session_leaves_no_cancellation_behind():
         await world.until_phase(Phase.BACKOFF, within=120)
         await world.until(lambda: len(world.leases.cancellations_seen) >= 2, within=600)
         assert set(world.leases.cancellations_seen) == {0}
+
+
+async def test_a_link_that_is_cut_as_its_session_breaks_ends_all_the_same():
+    """Of a group that fails while it is cancelled only the failure is told; the cut must hold."""
+    world = World()
+    async with asyncio.TaskGroup() as group:
+        others = [group.create_task(each.run()) for each in (world.writer, world.desk)]
+        link = group.create_task(world.run())
+        await world.until_live()
+        world.service.kill(world.account.metaapi_id)
+        link.cancel()
+        ended, _ = await asyncio.wait([link], timeout=60)
+        for task in (link, *others):
+            task.cancel()
+    assert ended
+    assert world.phases[-1] is Phase.LIVE  # it wrote nothing any more

@@ -14,7 +14,7 @@ from brokerd.sandbox.faults import Fault, StagedFault
 from brokerd.sandbox.users import Quotas
 from brokerd.sandbox.validation import ValidationCode
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 MINUTES = 60.0
 HOURS = 3600.0

@@ -15,7 +15,7 @@ from brokerd.ledger.content import receipt_of
 from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 DAY_SECONDS = 86_400.0
 HOUR_SECONDS = 3_600.0
 SETTINGS = LinkSettings(  # days of the defaults in hours

@@ -1,7 +1,7 @@
 """Reads MetaApi's quotas now and then and warns before links are refused for them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import nan
 
@@ -33,24 +33,29 @@ class _Key:
 
 
 class QuotaWatch:
-    """Compares quotas with demand, shows what is left, and tells of every change once."""
+    """Compares quotas with demand, shows what is left, and tells of every change once.
+
+    `subscriptions` are how many accounts each token may stream, as far as MetaApi said so.
+    """
 
     name = "quotas"
 
     def __init__(
-        self, reader: QuotaReader, *, fleet: Fleet, settings: GovernorSettings, metrics: Metrics
+        self,
+        reader: QuotaReader,
+        *,
+        fleet: Fleet,
+        subscriptions: Mapping[str, int],
+        settings: GovernorSettings,
+        metrics: Metrics,
     ) -> None:
         self._reader = reader
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
-        self._subscriptions: dict[str, int] = {}
+        self._subscriptions = subscriptions
         self._low: set[_Key] = set()
         self._stated: dict[tuple[str, str, float], float] = {}
-
-    def note_subscriptions(self, token: str, allowed: int) -> None:
-        """Note how many accounts a token may stream; MetaApi says so when it refuses one."""
-        self._subscriptions[token] = allowed
 
     async def run(self) -> None:
         """Read again and again; returns only when cancelled."""

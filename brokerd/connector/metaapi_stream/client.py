@@ -15,10 +15,11 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings, Secret
-from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket, SocketGate
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.dismantle import dismantle
+from brokerd.connector.metaapi_stream.limits import tell_subscription_limit
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.opening import SocketOpening
 from brokerd.connector.metaapi_stream.routes import Routes
@@ -39,6 +40,7 @@ class StreamPorts:
     """What the stream needs from the rest of the node."""
 
     http: httpx.AsyncClient
+    sockets: SocketGate
     clock: Clock
     random: Random
     metrics: Metrics
@@ -50,19 +52,19 @@ class ClientParts:
 
     settings: MetaApiSettings
     calls: Calls
-    socket_opens: Pace
     ports: StreamPorts
 
 
 class StreamClient:
     """A `MetaApi` object with its defects contained. Must be made inside the running loop."""
 
-    def __init__(self, token: Secret, *, parts: ClientParts) -> None:
+    def __init__(self, token: Secret, *, name: str, parts: ClientParts) -> None:
+        self._name = name
         self._parts = parts
         self._listeners: dict[str, StreamListener] = {}
         self._high: set[str] = set()
         self._opening = SocketOpening(
-            pace=parts.socket_opens, random=parts.ports.random, metrics=parts.ports.metrics
+            gate=parts.ports.sockets, random=parts.ports.random, metrics=parts.ports.metrics
         )
         self._api = MetaApi(token.reveal(), _options(parts.settings))
         self._ws = self._api._metaapi_websocket_client
@@ -90,6 +92,8 @@ class StreamClient:
         overrides.parse_no_dates(ws)
         overrides.tell_losses(ws, self._lose_packets)
         overrides.forget_old_hashes(ws, parts.ports.clock)
+        gate = parts.ports.sockets
+        tell_subscription_limit(ws, lambda limit: gate.note_subscriptions(self._name, limit))
 
     def connection(
         self, remote: MetaApiRef, *, reliability: str, listener: StreamListener
@@ -157,7 +161,9 @@ class StreamClient:
         if self._opening.is_first(instance):
             overrides.read_packets_sparingly(instance)
             overrides.tell_disconnects(instance, self._lose_socket(instance, region))
-        await self._opening.turn(instance)
+        name = f"{region}/{instance['instanceNumber']}/{instance['id']}"
+        socket = Socket(token=self._name, region=region, name=name)
+        await self._opening.turn(instance, socket)
 
     def _lose_socket(self, instance: SocketRecord, region: str) -> Callable[[], None]:
         number, index = instance["instanceNumber"], instance["id"]

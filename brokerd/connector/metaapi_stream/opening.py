@@ -1,9 +1,9 @@
-"""When a stream's socket may be opened: at the node's pace, slower after each failure."""
+"""When a stream's socket may be opened: when the governor lets it, slower after each failure."""
 
 import asyncio
 from random import Random
 
-from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket, SocketGate
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
 from brokerd.telemetry import Metrics
 
@@ -18,8 +18,8 @@ class SocketOpening:
     first connect has none (A6), so it gets ours.
     """
 
-    def __init__(self, *, pace: Pace, random: Random, metrics: Metrics) -> None:
-        self._pace = pace
+    def __init__(self, *, gate: SocketGate, random: Random, metrics: Metrics) -> None:
+        self._gate = gate
         self._random = random
         self._metrics = metrics
         self._is_ended = False
@@ -28,7 +28,7 @@ class SocketOpening:
         """Say whether the socket was never tried before."""
         return "brokerd_failures" not in instance
 
-    async def turn(self, instance: SocketRecord) -> None:
+    async def turn(self, instance: SocketRecord, socket: Socket) -> None:
         """Wait until the next attempt may be made; each call counts as one.
 
         After `end` no attempt is made: the SDK's loop around it stops for a cancellation alone.
@@ -37,7 +37,7 @@ class SocketOpening:
         instance["brokerd_failures"] = failures + 1
         if failures and not instance["isReconnecting"]:
             await asyncio.sleep(pause_seconds(failures) * self._random.uniform(0.5, 1.0))
-        await self._pace.turn()
+        await self._gate.socket_turn(socket)
         if self._is_ended:
             raise asyncio.CancelledError
         self._metrics.socket_opens.inc()

@@ -54,6 +54,7 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "ensure_subscribe",
         "get_account_region",
         "get_assigned_accounts",
+        "lock_socket_instance",
         "on_out_of_order_packet",
         "refresh_market_data_subscriptions",
         "rpc_request",

@@ -63,7 +63,6 @@ class MetaApiStream:
         self._ports = ports
         self._calls = Calls(metrics=ports.metrics)
         self._admissions = Pace(per_second=settings.admissions_per_second)
-        self._socket_opens = Pace(per_second=settings.socket_opens_per_second)
         self._clients: dict[str, StreamClient] = {}
         self._sessions: dict[_Key, StreamSession | None] = {}
         self._closing: dict[_Key, asyncio.Task[None]] = {}
@@ -147,10 +146,9 @@ class MetaApiStream:
             parts = ClientParts(
                 settings=self._settings,
                 calls=self._calls,
-                socket_opens=self._socket_opens,
                 ports=self._ports,
             )
-            self._clients[token] = StreamClient(secret, parts=parts)
+            self._clients[token] = StreamClient(secret, name=token, parts=parts)
         return self._clients[token]
 
     async def _await_close(self, key: _Key) -> None:

@@ -9,7 +9,7 @@ from brokerd.connector.governor.fleet import DEMAND_SECONDS, Fleet
 from brokerd.connector.governor.ports import Demand
 from brokerd.errors import StoreUnavailable
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class Counted:

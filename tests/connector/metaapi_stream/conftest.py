@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from governing import PacedSockets
 from metaapi_cloud_sdk import MetaApi, SynchronizationListener
 from metaapi_cloud_sdk.metaapi.memory_history_storage import MemoryHistoryStorage
 from metaapi_cloud_sdk.metaapi.metatrader_account import MetatraderAccount
@@ -19,7 +20,6 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
-from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.calls import Calls
@@ -123,6 +123,7 @@ def ports(metrics: Metrics) -> StreamPorts:
     transport = httpx.MockTransport(lambda _: httpx.Response(503))
     return StreamPorts(
         http=httpx.AsyncClient(transport=transport),
+        sockets=PacedSockets(per_second=SETTINGS.socket_opens_per_second),
         clock=SystemClock(),
         random=Random(1),
         metrics=metrics,
@@ -215,11 +216,14 @@ class Sdk:
 
     def _contain(self, url: str, settings: MetaApiSettings) -> StreamClient:
         if url not in self._contained:
-            pace = Pace(per_second=settings.socket_opens_per_second)
+            sockets = PacedSockets(per_second=settings.socket_opens_per_second)
             parts = ClientParts(
-                settings=settings, calls=self._calls, socket_opens=pace, ports=self._ports
+                settings=settings,
+                calls=self._calls,
+                ports=replace(self._ports, sockets=sockets),
             )
-            self._contained[url] = StreamClient(SETTINGS.tokens["main"], parts=parts)
+            secret = SETTINGS.tokens["main"]
+            self._contained[url] = StreamClient(secret, name="main", parts=parts)
         return self._contained[url]
 
 

@@ -7,9 +7,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from governing import PacedSockets
 
 from brokerd.config.settings import MetaApiSettings
 from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
 from brokerd.connector.metaapi_stream.packets import read_synchronization
 from brokerd.connector.metaapi_stream.routes import Routes
@@ -175,12 +177,14 @@ def test_pauses_double_up_to_their_ceiling() -> None:
 
 async def test_an_ended_opening_makes_no_attempt(metrics: Metrics) -> None:
     """The SDK's loop around it stops for nothing but a cancellation."""
-    opening = SocketOpening(pace=Pace(per_second=100), random=Random(1), metrics=metrics)
+    gate = PacedSockets(per_second=100)
+    opening = SocketOpening(gate=gate, random=Random(1), metrics=metrics)
+    socket = Socket(token="main", region="new-york", name="0")
     instance: Any = {"isReconnecting": False}
     assert opening.is_first(instance)
-    await opening.turn(instance)
+    await opening.turn(instance, socket)
     assert not opening.is_first(instance)
     opening.end()
     with pytest.raises(asyncio.CancelledError):
-        await opening.turn({"isReconnecting": False})
+        await opening.turn({"isReconnecting": False}, socket)
     assert metrics.registry.get_sample_value("brokerd_stream_socket_opens_total") == 1
