@@ -381,6 +381,7 @@ class Metrics:
             (self.synchronizations, "specifications", ("sent", "by_hash")),
             (self.recycle_wanted, "reason", RECYCLE_REASONS),
             (self.proofs, "verdict", Proof),
+            (self.incidents, "reach", ("server", "region", "all")),
         )
         for metric, label, values in series:
             for value in values:

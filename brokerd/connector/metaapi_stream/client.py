@@ -34,7 +34,7 @@ from brokerd.connector.metaapi_stream.wedge import DEAF_SECONDS, SocketLife, Soc
 from brokerd.connector.ports import RemoteAccount
 from brokerd.errors import BrokerdError, LinkLost, Unauthorized
 
-ORDERING_SECONDS = 3.5
+ORDERING_SECONDS = 5.0
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
@@ -63,10 +63,10 @@ class StreamClient:
 
     def __init__(self, token: Secret, *, name: str, parts: ClientParts) -> None:
         ports, settings = parts.ports, parts.settings
+        self._name = name
         self.is_refused = False
         self.made_at = ports.clock.monotonic()
         self.calls = Calls(metrics=ports.metrics)
-        self._name = name
         self._parts = parts
         self._clock = ports.clock
         self._seats: dict[str, _Seat] = {}
@@ -93,8 +93,8 @@ class StreamClient:
             is_subscribed=self._is_subscribed,
             prepare_socket=self._prepare_socket,
             lose_packets=self._lose_packets,
-            limit_subscriptions=lambda allowed: ports.sockets.note_subscriptions(name, allowed),
             refuse=self._refuse,
+            tell_limit=lambda limit: ports.sockets.note_subscriptions(name, limit),
         )
         contain_client(self._api, parts=parts, calls=self.calls, hooks=hooks)
 
@@ -212,11 +212,8 @@ class StreamClient:
         life.enter(SocketState.WAITING, now=self._clock.monotonic())
         # a client that was replaced had sockets of the same places
         name = f"{region}/{instance['instanceNumber']}/{instance['id']}@{self.made_at:.3f}"
-        await self._opening.turn(
-            life,
-            Socket(token=self._name, region=region, name=name),
-            is_reconnect=instance["isReconnecting"],
-        )
+        socket = Socket(token=self._name, region=region, name=name)
+        await self._opening.turn(life, socket, is_reconnect=instance["isReconnecting"])
 
     def _contain_socket(self, instance: SocketRecord, place: Place, life: SocketLife) -> None:
         hooks = SocketHooks(

@@ -31,8 +31,8 @@ class ClientHooks:
     is_subscribed: Callable[[str, int], bool]  # whether an account has that instance
     prepare_socket: Callable[[SocketRecord, str], Awaitable[None]]  # before each attempt
     lose_packets: Callable[[str], None]
-    limit_subscriptions: Callable[[int], None]  # MetaApi allows the token so many
     refuse: Callable[[], None]  # MetaApi refuses the token
+    tell_limit: Callable[[int], None]  # how many accounts the token may stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def contain_client(api: MetaApi, *, parts: ClientParts, calls: Calls, hooks: Cli
     subscriptions.subscribe_only(ws, hooks.is_subscribed)
     subscriptions.unsubscribe_briefly(ws)
     subscriptions.tell_refusals(ws, hooks.refuse)
-    subscriptions.tell_subscription_limit(ws, hooks.limit_subscriptions)
+    subscriptions.tell_subscription_limit(ws, hooks.tell_limit)
     subscriptions.refresh_no_accounts(ws)
     subscriptions.refresh_subscriptions_aside(ws, calls)
     requests.shield_domain_settings(domain_client, calls)

@@ -81,7 +81,10 @@ class MetaApiStream:
         self._overlap_seconds = overlap_seconds
         self._ports = ports
         self._admissions = Pace(per_second=settings.admissions_per_second)
-        self._parts = ClientParts(settings=settings, ports=ports)
+        self._parts = ClientParts(
+            settings=settings,
+            ports=ports,
+        )
         self._clients = Clients(
             make=self._make_client,
             longest_close_seconds=self._longest_close_seconds,

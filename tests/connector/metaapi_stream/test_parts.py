@@ -195,7 +195,8 @@ async def test_an_ended_opening_makes_no_attempt(metrics: Metrics) -> None:
     """The SDK's loop around it stops for nothing but a cancellation."""
     gate = PacedSockets(per_second=100)
     opening = SocketOpening(gate=gate, random=Random(1), metrics=metrics)
-    life, socket = SocketLife(since=0.0), Socket(token="main", region="new-york", name="0")
+    socket = Socket(token="main", region="new-york", name="0")
+    life = SocketLife(since=0.0)
     await opening.turn(life, socket, is_reconnect=False)
     opening.end()
     with pytest.raises(asyncio.CancelledError):

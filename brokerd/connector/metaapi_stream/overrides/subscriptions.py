@@ -69,19 +69,19 @@ def tell_refusals(ws: MetaApiWebsocketClient, refuse: Callable[[], None]) -> Non
     replace(ws, "_convert_error", convert_error)
 
 
-def tell_subscription_limit(ws: MetaApiWebsocketClient, told: Callable[[int], None]) -> None:
-    """Tell how many accounts the user may stream; the SDK then locks its sockets as before.
+def tell_subscription_limit(ws: MetaApiWebsocketClient, tell: Callable[[int], None]) -> None:
+    """Tell how many accounts the user may stream: MetaApi says so only when it refuses one.
 
-    MetaApi says so only when it refuses a subscription.
+    The SDK then locks its sockets as before.
     """
-    lock: Callable[..., Awaitable[None]] = ws.lock_socket_instance
+    lock: Callable[[int, int, str, dict[str, object]], Awaitable[None]] = ws.lock_socket_instance
 
     async def lock_socket_instance(
         instance_number: int, index: int, region: str, metadata: dict[str, object]
     ) -> None:
         allowed = metadata.get("maxAccountsPerUser")
         if isinstance(allowed, int):
-            told(allowed)
+            tell(allowed)
         await lock(instance_number, index, region, metadata)
 
     replace(ws, "lock_socket_instance", lock_socket_instance)
