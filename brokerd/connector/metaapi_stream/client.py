@@ -34,7 +34,7 @@ from brokerd.connector.metaapi_stream.wedge import DEAF_SECONDS, SocketLife, Soc
 from brokerd.connector.ports import RemoteAccount
 from brokerd.errors import BrokerdError, LinkLost, Unauthorized
 
-ORDERING_SECONDS = 5.0
+ORDERING_SECONDS = 3.5
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
