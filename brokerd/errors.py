@@ -3,7 +3,8 @@
 BrokerdError
 ├── Transient             try again later; backoff or the hint decides when
 │   ├── LinkLost              the session ended or went silent
-│   │   └── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   ├── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   └── BrokerAway            the terminal beats, but its broker stays away for long
 │   ├── TimedOut              a bounded wait passed its deadline
 │   │   ├── ConnectTimeout        no terminal answered
 │   │   └── SyncStalled           a synchronization made no progress
@@ -86,6 +87,12 @@ class StreamDeaf(LinkLost):
     """The stream beats, but only pulls bring the deals it should have brought."""
 
     code = "stream_deaf"
+
+
+class BrokerAway(LinkLost):
+    """The terminal beats, but the broker lets it in no more, in session and it alone, for long."""
+
+    code = "broker_away"
 
 
 class TimedOut(Transient):

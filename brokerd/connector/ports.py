@@ -359,8 +359,8 @@ class Incidents(Protocol):
     def turn(self, link_id: LinkId) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
 
-    def is_out_of_hours(self, claim: Claim) -> bool:
-        """Say whether the link's broker is closed, so that silence and losses are expected."""
+    def is_expected(self, claim: Claim) -> bool:
+        """Say whether nobody need wonder that the link is lost: out of hours, or with many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
 from brokerd.domain import Phase, Source
 from brokerd.errors import (
+    BrokerAway,
     ConnectTimeout,
     IdentityMismatch,
     StreamDeaf,
@@ -366,12 +367,18 @@ class LinkSession:
     async def _wait_until(
         self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float
     ) -> None:
-        began_at = self._clock.monotonic()
+        began_at = alone_since = self._clock.monotonic()
         while not is_met():
-            if self._reader.is_terminal_up and not self._reader.is_broker_up:
-                began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            if self._clock.monotonic() >= began_at + limit_seconds:
+            now = self._clock.monotonic()
+            is_broker_awaited = self._reader.is_terminal_up and not self._reader.is_broker_up
+            if is_broker_awaited:
+                began_at = now
+            if not is_broker_awaited or self._ports.incidents.is_expected(self._claim):
+                alone_since = now
+            if now >= began_at + limit_seconds:
                 raise failure
+            if now >= alone_since + self._settings.broker_away_seconds:
+                raise BrokerAway(f"no login at the broker for {now - alone_since:.0f} s")
             await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:
