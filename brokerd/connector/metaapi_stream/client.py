@@ -210,7 +210,8 @@ class StreamClient:
             self._lives[place] = life
             self._contain_socket(instance, place, life)
         life.enter(SocketState.WAITING, now=self._clock.monotonic())
-        name = f"{region}/{instance['instanceNumber']}/{instance['id']}"
+        # a client that was replaced had sockets of the same places
+        name = f"{region}/{instance['instanceNumber']}/{instance['id']}@{self.made_at:.3f}"
         socket = Socket(token=self._name, region=region, name=name)
         await self._opening.turn(life, socket, is_reconnect=instance["isReconnecting"])
 
