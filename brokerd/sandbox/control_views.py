@@ -58,6 +58,12 @@ class FaultsView(msgspec.Struct):
     injected: dict[FaultKind, int]
 
 
+class SessionsView(msgspec.Struct):
+    """How many streams the clients of each account began since the start."""
+
+    opened: dict[str, int]
+
+
 class AccountView(msgspec.Struct):
     """An account and its sums."""
 

@@ -122,7 +122,11 @@ class Sandbox:
         app.add_routes(provisioning.routes())
         app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
         control = Control(
-            self.broker, market=self.market, faults=self.faults, drop_sockets=self._cut
+            self.broker,
+            market=self.market,
+            faults=self.faults,
+            opened=self.stream.opened,
+            drop_sockets=self._cut,
         )
         app.add_routes(control.routes())
         return app
