@@ -10,6 +10,7 @@ BrokerdError
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
+│   ├── LedgerRewound         the ledger is behind what we knew of it: commits were lost
 │   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
@@ -108,6 +109,12 @@ class Incomplete(Transient):
     """The broker's answer lacks deals that the ledger holds and the balance still proves."""
 
     code = "incomplete"
+
+
+class LedgerRewound(Transient):
+    """The ledger is behind what we knew of it: a failover or a restored backup lost commits."""
+
+    code = "ledger_rewound"
 
 
 class StoreUnavailable(Transient):

@@ -11,7 +11,7 @@ them.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.coverage import Coverage
 from brokerd.connector.ports import (
     AccountInformation,
     BrokerStatus,
@@ -41,8 +42,6 @@ from brokerd.errors import IdentityMismatch, LinkLost, Transient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
-"""Where a whole history starts; no MetaTrader record is older."""
 MAX_EARLY_DEALS = 10_000
 """Deals held back until we know whose they are; the pull that follows brings all others."""
 TIMER_SECONDS = 0.001
@@ -78,7 +77,7 @@ class LinkSession:
         self._audit = Auditor(
             claim, board=board, puller=self._puller, verifier=self._verifier, ports=ports
         )
-        self._watermark: datetime | None = None
+        self._coverage = Coverage(claim, ports=ports)
         self._news = asyncio.Event()
         self._is_up = False
         self._is_broker_up = True
@@ -100,11 +99,11 @@ class LinkSession:
         remote = await self._ports.rest.account(self._remote)
         identity.check_registered(self._claim.spec.identity, remote)
         identity.check_deployed(remote)
-        self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
+        await self._coverage.read()
         session = await self._ports.stream.open(
             self._remote,
             reliability=remote.reliability,
-            synced_through=self._stream_start(),
+            synced_through=self._coverage.stream_start,
         )
         self._heard_at = self._clock.monotonic()
         try:
@@ -114,12 +113,6 @@ class LinkSession:
         finally:
             self._end_live()
             await session.close()
-
-    def _stream_start(self) -> datetime:
-        """Return from when on the stream shall replay: what is older, the pulls bring alone."""
-        now = self._clock.now()
-        oldest = now - timedelta(seconds=self._settings.rolling_overlap_seconds)
-        return now if self._watermark is None else max(self._watermark, oldest)
 
     # The reader.
 
@@ -220,7 +213,7 @@ class LinkSession:
         elif self._audit.is_pull_due():
             await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
         elif self._audit.is_proof_due():
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
         elif self._clock.monotonic() >= self._verifier.due:
             await self._look_back()
 
@@ -248,7 +241,7 @@ class LinkSession:
         self._was_live = True
         self._away_since = None
         await self._audit.prove(
-            self._since(self._settings.reconnect_overlap_seconds), before=before
+            self._coverage.since(self._settings.reconnect_overlap_seconds), before=before
         )
 
     def _end_live(self) -> None:
@@ -322,19 +315,19 @@ class LinkSession:
             self._audit.pull_failed(failure)
             return
         if found or self._audit.is_unsettled:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
     async def _look_back(self) -> None:
         """Look at old windows again; what is found there must show in the proof."""
         try:
-            findings = await self._verifier.step(self._watermark or self._clock.now())
+            findings = await self._verifier.step(self._coverage.watermark or self._clock.now())
         except Transient as failure:
             log.debug("ledger.verify_delayed", link_id=self._claim.link_id, code=failure.code)
             hint_seconds = hint_of(failure) or 0.0
             self._verifier.put_off(max(self._settings.rolling_interval_seconds, hint_seconds))
             return
         if not findings.is_clean:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
     async def _pull(
         self, session: Session, overlap_seconds: float, *, kind: str, carry_out: CarryOut = at_once
@@ -344,7 +337,7 @@ class LinkSession:
         A history of more than one span is read in turns with the others' of this node, and what
         is closed of it stays closed: after a failure the next pull begins there.
         """
-        start, found = self._since(overlap_seconds), 0
+        start, found = self._coverage.since(overlap_seconds), 0
         self._audit.pull_begun()
         pulled = await carry_out(partial(self._pull_span, start))
         found += len(pulled.inserted)
@@ -361,24 +354,16 @@ class LinkSession:
         return found
 
     async def _pull_span(self, start: datetime) -> Pulled:
-        """Pull one span, settle what is missing, close the part that was open."""
-        pulled = await self._puller.pull(start)
+        """Pull one span, settle what is missing, close the part that was open.
+
+        It begins earlier when the ledger went back since the pull was planned.
+        """
+        pulled = await self._puller.pull(min(start, self._coverage.since(0.0)))
         self._audit.count(pulled)
         await self._audit.settle(pulled)
-        if self._watermark is None or self._watermark < pulled.through:
-            await self._ports.ledger.close_window(
-                self._claim.fence, start=self._watermark or start, end=pulled.through
-            )
-            self._watermark = pulled.through
+        if await self._coverage.close(pulled):
             self._ports.metrics.windows.labels(outcome="closed").inc()
         return pulled
-
-    def _since(self, overlap_seconds: float) -> datetime:
-        """Return where a pull starts: the watermark less an overlap, or the history's beginning."""
-        beginning = self._claim.spec.sync_from or BEGINNING
-        if self._watermark is None:
-            return beginning
-        return max(beginning, self._watermark - timedelta(seconds=overlap_seconds))
 
     # Waiting.
 

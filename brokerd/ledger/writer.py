@@ -106,10 +106,15 @@ class Writer:
             outcome = _merged(outcome, await self._place(piece))
         return outcome
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`."""
         await self._insist(
-            "close_window", lambda: self._store.close_window(fence, start=start, end=end)
+            "close_window",
+            lambda: self._store.close_window(
+                fence, start=start, end=end, is_continuation=is_continuation
+            ),
         )
 
     async def watermark(self, account_id: AccountId) -> datetime | None:

@@ -190,10 +190,12 @@ class WiredLedger(MemoryLedgerStore):
         self._wire.send()
         return await super().commit(writes)
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Close if the store can be reached."""
         self._wire.send()
-        await super().close_window(fence, start=start, end=end)
+        await super().close_window(fence, start=start, end=end, is_continuation=is_continuation)
 
 
 class WiredLeases(MemoryLeases):
