@@ -99,6 +99,7 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    link_batch_deals: int = 250  # of one link in a batch; its burst must not hold the others up
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
     retry_ceiling_seconds: float = 5.0  # between attempts while Postgres is away

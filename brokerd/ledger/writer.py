@@ -90,9 +90,9 @@ class Writer:
         """Commit deals and removals; returns when they are durable. May wait: back-pressure.
 
         A deal that cannot be stored goes to the quarantine, the others commit. Raises `Fenced`,
-        and `StoreUnavailable` only when the writer ends. A write of more than a batch is committed
-        in parts: when it fails, the first ones may be durable. Cancelling leaves open whether it
-        is.
+        and `StoreUnavailable` only when the writer ends. A large write is committed in parts, each
+        behind what others brought meanwhile: when it fails, the first ones may be durable.
+        Cancelling leaves open whether it is.
         """
         rows.check(write)
         sound, bad = rows.sift(write)
@@ -102,7 +102,7 @@ class Writer:
                 write.fence, records, link_id=write.link_id, source=write.source
             )
         outcome = replace(_NOTHING, refused=frozenset(deal.deal_id for deal, _ in bad))
-        for piece in rows.pieces(rows.distinct(sound), max_deals=self._settings.batch_deals):
+        for piece in rows.pieces(rows.distinct(sound), max_deals=self._settings.link_batch_deals):
             outcome = _merged(outcome, await self._place(piece))
         return outcome
 

@@ -12,7 +12,7 @@ from brokerd.telemetry import Metrics
 async def test_an_incarnation_that_the_database_forgot_is_not_given_out_again(
     database_url: str,
 ) -> None:
-    """A failover lost the registration and set the sequence back; the zombie's key stays its own."""
+    """A failover lost the registration and set the sequence back; keys stay single."""
     metrics = Metrics(CollectorRegistry())
     settings = DatabaseSettings(url=Secret(database_url))
     async with open_database(settings, metrics=metrics) as database:

@@ -171,6 +171,7 @@ class Wire:
     is_cut: bool = False
     reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
+    commit_seconds: float = 0.0
 
     def send(self) -> None:
         """Reach the store, or not."""
@@ -186,7 +187,8 @@ class WiredLedger(MemoryLedgerStore):
         self._wire = wire
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
-        """Commit if the store can be reached."""
+        """Commit if the store can be reached, as slowly as told."""
+        await asyncio.sleep(self._wire.commit_seconds)
         self._wire.send()
         return await super().commit(writes)
 
