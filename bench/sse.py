@@ -18,6 +18,7 @@ import psycopg
 import uvloop
 from litestar import Litestar, get
 from prometheus_client import CollectorRegistry
+from sse_client import event_stream
 
 from brokerd.api.events import EventRoutes
 from brokerd.api.feed import Feed, Limits
@@ -99,21 +100,14 @@ class Subscriber:
 
     async def run(self, port: int, is_open: asyncio.Semaphore) -> None:
         """Read until cancelled."""
-        async with is_open:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(
-                f"GET /v1/events?user={self._user}&after=latest HTTP/1.1\r\nHost: b\r\n"
-                "Accept: text/event-stream\r\n\r\n".encode()
-            )
-            await reader.readuntil(b"retry: 1000")
         own = f'"userId":"{self._user}"'.encode()
+        query = f"user={self._user}&after=latest"
         with suppress(asyncio.CancelledError):
-            while line := await reader.readline():
-                if line.startswith(b"data: "):
-                    self.strangers += own not in line
-                    sent = line.split(b'"dealId":"', 1)[1].split(b"-", 1)[0]
+            async with event_stream(port, query, is_open=is_open) as events:
+                async for event in events:
+                    self.strangers += own not in event
+                    sent = event.split(b'"dealId":"', 1)[1].split(b"-", 1)[0]
                     self.seconds.append(time.monotonic() - float(sent))
-        writer.close()
 
 
 async def write(url: str, *, deals_per_second: int, seconds: float) -> int:
