@@ -48,7 +48,7 @@ def run(config: _Config = None) -> None:
     """Run the daemon until SIGTERM."""
     with _failures_explained():
         settings = load(config, environ=os.environ)
-        from brokerd.app import run as run_daemon  # noqa: PLC0415  # see the module's docstring
+        from brokerd.app.run import run as run_daemon  # noqa: PLC0415  # see the module's docstring
 
         raise typer.Exit(run_daemon(settings))
 
@@ -59,6 +59,29 @@ def check_config(config: _Config = None) -> None:
     with _failures_explained():
         load(config, environ=os.environ)
         typer.echo("ok")
+
+
+@cli.command()
+def check_metaapi(
+    config: _Config = None,
+    *,
+    token: Annotated[
+        str | None, typer.Option(help="The name of a token; the first if not given.")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option(help="A MetaApi account id; the first that is up if not given.")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Synchronize the account's stream too.")
+    ] = False,
+) -> None:
+    """Look at the real MetaApi, reading only; exits with 1 if it differs from docs/fidelity.md."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.check import CheckOptions, check_metaapi  # noqa: PLC0415  # as above
+
+        options = CheckOptions(token=token, account_id=account, with_stream=stream)
+        raise typer.Exit(check_metaapi(settings, options))
 
 
 @cli.command()

@@ -32,6 +32,7 @@ class Desired(StrEnum):
 
     LIVE = "live"  # holds a slot
     PAUSED = "paused"  # session closed, slot freed, the MetaApi account stays deployed
+    STOPPED = "stopped"  # the MetaApi account is undeployed as well, and costs next to nothing
 
 
 class Priority(StrEnum):
@@ -47,15 +48,20 @@ class Phase(StrEnum):
 
     QUEUED = "queued"  # wanted, owned by nobody
     CLAIMED = "claimed"  # a slot and a lease, nothing opened yet
+    PROVISIONING = "provisioning"  # its MetaApi account is created, deployed or undeployed
     CONNECTING = "connecting"  # preflight and opening the session
     VERIFYING = "verifying"  # comparing who answered with who was registered
     SYNCING = "syncing"  # pulling history, stream deals wait
     LIVE = "live"  # watermark reached the start of the pull that closed the sync
+    SUSPECT = "suspect"  # was live and went silent; a probe decides within seconds
     BACKOFF = "backoff"  # lost; waits for its next attempt
+    AUTH_SUSPECT = "auth_suspect"  # the broker refused what it took last week; asked once more
+    AUTH_FAILED = "auth_failed"  # the broker refuses login and password; only new ones lead on
     BLOCKED = "blocked"  # refused for a reason outside the link; probed rarely
     QUARANTINED = "quarantined"  # evidence kept, nothing written; an operator must act
     DRAINING = "draining"  # closing in order
-    PAUSED = "paused"  # not wanted live
+    PAUSED = "paused"  # not wanted live; its MetaApi account stays deployed
+    STOPPED = "stopped"  # not wanted at all; its MetaApi account is undeployed
     DELETING = "deleting"  # DELETE was asked, the owner still drains
 
 
@@ -63,6 +69,10 @@ class UserAction(StrEnum):
     """What a human must do before the link can go on."""
 
     NONE = "none"
+    UPDATE_CREDENTIALS = "update_credentials"  # the user: login or password is wrong
+    ACCEPT_BROKER_TERMS = "accept_broker_terms"  # the user, in a terminal of the broker's
+    CONTACT_BROKER = "contact_broker"  # the user: the broker disabled the account
+    TOP_UP = "top_up"  # whoever pays MetaApi
     DEPLOY_ACCOUNT = "deploy_account"
     FIX_TOKEN = "fix_token"  # noqa: S105  # names an action, holds no secret
     FIX_IDENTITY = "fix_identity"
@@ -89,13 +99,21 @@ class MetaApiRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetaApiPlace:
+    """Where MetaApi shall keep an account that brokerd creates."""
+
+    token: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSpec:
     """What a client asks for. `sync_from` bounds the history; None takes all of it."""
 
     user_id: UserId
     desired: Desired
     priority: Priority
-    metaapi: MetaApiRef
+    metaapi: MetaApiRef | MetaApiPlace
     identity: Identity
     sync_from: datetime | None = None
     max_staleness_seconds: int | None = None
@@ -263,7 +281,10 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A lease just taken (or a spec just changed) with all that its owner needs to run the link."""
+    """A lease just taken (or a spec just changed) with all that its owner needs to run the link.
+
+    `created_id` is the MetaApi account that brokerd created for a spec that names none.
+    """
 
     fence: Fence
     link_id: LinkId
@@ -271,6 +292,9 @@ class Claim:
     generation: int
     is_deleted: bool = False
     backoff: Backoff = field(default_factory=Backoff)
+    created_id: str | None = None
+    removes_remote: bool = False
+    credential_version: int = 0
 
 
 class Proof(StrEnum):

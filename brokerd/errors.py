@@ -3,20 +3,42 @@
 BrokerdError
 ├── Transient             try again later; backoff or the hint decides when
 │   ├── LinkLost              the session ended or went silent
+│   │   └── StreamDeaf            the stream beats, but pulls bring what it should have
 │   ├── TimedOut              a bounded wait passed its deadline
+│   │   ├── ConnectTimeout        no terminal answered
+│   │   └── SyncStalled           a synchronization made no progress
 │   ├── NotConnected          MetaApi answers, its terminal is not connected to the broker
 │   ├── Synchronizing         MetaApi's own history copy is not complete yet
 │   ├── Throttled             429; carries the wait
+│   │   └── ValidationLocked      MetaApi checks this account's credentials no more for an hour
+│   ├── Held                  the governor did not send it; carries the wait
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
 │   ├── LedgerRewound         the ledger is behind what we knew of it: commits were lost
+│   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
 │   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
+│   ├── TopUpRequired         402, or 403 that asks for money: the MetaApi balance is exhausted
+│   ├── TlsInvalid            the server's certificate is not valid for it; nothing was sent
 │   ├── NotFound              404
 │   ├── InvalidRequest        400 and every other refused 4xx
+│   │   ├── QuotaExceeded         400: MetaApi's limit of accounts or subscriptions
+│   │   ├── ServerNotFound        400: MetaApi knows no such broker server
+│   │   ├── TimezoneUndetected    400: MetaApi cannot detect the broker's settings
+│   │   └── ResourceSlots         400: the account needs more of what MetaApi sells
+│   ├── AuthSuspected         the broker refuses credentials that it took last week
+│   ├── AuthFailed            the broker refuses login and password
+│   │   ├── KnownBadCredentials   it refused these before; it is not asked
+│   │   └── CredentialsMissing    there is no password to ask with
+│   ├── TermsRequired         the broker wants its user to act in a terminal first
+│   │   ├── OtpRequired           to switch one-time passwords off
+│   │   └── PasswordChangeRequired    to choose another password
+│   ├── AccountDisabled       the broker disabled the account
+│   │   └── NoSymbols             it gives the account nothing to trade
+│   ├── BudgetExhausted       our own limit of spending is reached
 │   ├── NotDeployed           the MetaApi account is not deployed
 │   ├── IdentityMismatch      the account behind the id is not the one registered
 │   ├── Conflict              the registry refuses: identity taken or immutable
@@ -34,11 +56,17 @@ BrokerdError
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from brokerd.domain import UserAction
+
 
 class BrokerdError(Exception):
-    """Base of everything raised on purpose; `code` is stable and shown by API, logs and metrics."""
+    """Base of everything raised on purpose; `code` is stable and shown by API, logs and metrics.
+
+    `user_action` is what a human must do about it.
+    """
 
     code: ClassVar[str] = "internal"
+    user_action: UserAction = UserAction.NONE
 
 
 class Transient(BrokerdError):
@@ -53,10 +81,28 @@ class LinkLost(Transient):
     code = "link_lost"
 
 
+class StreamDeaf(LinkLost):
+    """The stream beats, but only pulls bring the deals it should have brought."""
+
+    code = "stream_deaf"
+
+
 class TimedOut(Transient):
     """A bounded wait passed its deadline."""
 
     code = "timed_out"
+
+
+class ConnectTimeout(TimedOut):
+    """No terminal of the account answered in time."""
+
+    code = "connect_timeout"
+
+
+class SyncStalled(TimedOut):
+    """A synchronization made no progress for too long."""
+
+    code = "sync_stalled"
 
 
 class NotConnected(Transient):
@@ -84,6 +130,37 @@ class Throttled(Transient):
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.scope = scope
+
+
+class Held(Transient):
+    """The governor refused to send: nothing was sent and nothing was spent.
+
+    `scope` says what is held (as `user:main`) and `cause` why: `throttled`, `credits`, `rate`, or
+    what a breaker opened for. Where that is a refusal somebody must act on, `user_action` says who.
+    """
+
+    code = "held"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float,
+        scope: str,
+        cause: str,
+        user_action: UserAction = UserAction.NONE,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.scope = scope
+        self.cause = cause
+        self.user_action = user_action
+
+
+class ValidationLocked(Throttled):
+    """MetaApi refused too many credentials of this account and looks at none for an hour."""
+
+    code = "validation_locked"
 
 
 class RemoteUnavailable(Transient):
@@ -117,6 +194,12 @@ class LedgerRewound(Transient):
     code = "ledger_rewound"
 
 
+class ProvisionTimeout(Transient):
+    """MetaApi did not bring the account where it should be in time; it may still do so."""
+
+    code = "provision_timeout"
+
+
 class StoreUnavailable(Transient):
     """Postgres did not take the work; nothing was acknowledged."""
 
@@ -124,21 +207,46 @@ class StoreUnavailable(Transient):
 
 
 class Rejected(BrokerdError):
-    """A refusal that repeating cannot change."""
+    """A refusal that repeating cannot change.
+
+    `retry_after_seconds` is when looking again makes sense, None where the one who asked decides.
+    """
 
     code = "rejected"
+    user_action = UserAction.CONTACT_OPERATOR
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unauthorized(Rejected):
     """The API token is missing, revoked or wrong (401)."""
 
     code = "unauthorized"
+    user_action = UserAction.FIX_TOKEN
 
 
 class Forbidden(Rejected):
-    """The token may not do this, or the MetaApi balance is exhausted (403)."""
+    """The token may not do this (403)."""
 
     code = "forbidden"
+
+
+class TopUpRequired(Rejected):
+    """The MetaApi balance is exhausted (402, or 403 that asks for a top-up)."""
+
+    code = "billing"
+    user_action = UserAction.TOP_UP
+
+
+class TlsInvalid(Rejected):
+    """The server's certificate is expired, or of another host, or of nobody we trust.
+
+    Nothing was sent, and nothing is sent without TLS instead.
+    """
+
+    code = "tls_invalid"
 
 
 class NotFound(Rejected):
@@ -153,16 +261,110 @@ class InvalidRequest(Rejected):
     code = "invalid_request"
 
 
+class QuotaExceeded(InvalidRequest):
+    """MetaApi allows no more accounts or subscriptions (400)."""
+
+    code = "quota"
+
+
+class ServerNotFound(InvalidRequest):
+    """MetaApi knows no such broker server; the message names those it suggests."""
+
+    code = "server_not_found"
+    user_action = UserAction.FIX_IDENTITY
+
+
+class TimezoneUndetected(InvalidRequest):
+    """MetaApi could not detect the broker's settings (E_SERVER_TIMEZONE); each attempt costs."""
+
+    code = "timezone_undetected"
+
+
+class ResourceSlots(InvalidRequest):
+    """The account needs more resource slots; the message says how many."""
+
+    code = "resource_slots"
+
+
+class AuthSuspected(Rejected):
+    """The broker refuses credentials that it took within the last week: to be asked once more.
+
+    Brokers that restart refuse everybody for a while. `retry_after_seconds` is when to ask.
+    """
+
+    code = "auth_suspect"
+    user_action = UserAction.NONE
+
+
+class AuthFailed(Rejected):
+    """The broker refuses login and password (E_AUTH); each repetition may cost money."""
+
+    code = "auth_failed"
+    user_action = UserAction.UPDATE_CREDENTIALS
+
+
+class KnownBadCredentials(AuthFailed):
+    """The broker refused these very credentials before: they are not tried again."""
+
+    code = "bad_credentials_known"
+
+
+class CredentialsMissing(AuthFailed):
+    """An account is to be created, and there is no password to create it with."""
+
+    code = "credentials_missing"
+
+
+class TermsRequired(Rejected):
+    """The broker wants its user to accept terms, or to do something else in a terminal, first."""
+
+    code = "terms_required"
+    user_action = UserAction.ACCEPT_BROKER_TERMS
+
+
+class OtpRequired(TermsRequired):
+    """The broker asks for a one-time password, which nobody can give at night."""
+
+    code = "otp_required"
+
+
+class PasswordChangeRequired(TermsRequired):
+    """The broker lets its user in only with another password."""
+
+    code = "password_change_required"
+
+
+class AccountDisabled(Rejected):
+    """The broker disabled the account; only the broker can change that."""
+
+    code = "account_disabled"
+    user_action = UserAction.CONTACT_BROKER
+
+
+class NoSymbols(AccountDisabled):
+    """The broker gives the account no symbol, and so MetaApi nothing to work with."""
+
+    code = "no_symbols"
+
+
+class BudgetExhausted(Rejected):
+    """Our own limit of spending is reached; nothing was spent."""
+
+    code = "budget_exhausted"
+
+
 class NotDeployed(Rejected):
     """The MetaApi account exists but is not deployed; someone must deploy it."""
 
     code = "not_deployed"
+    user_action = UserAction.DEPLOY_ACCOUNT
 
 
 class IdentityMismatch(Rejected):
     """The account behind the id is not the one that was registered; nothing may be written."""
 
     code = "identity_mismatch"
+    user_action = UserAction.FIX_IDENTITY
 
 
 class Conflict(Rejected):

@@ -12,6 +12,9 @@ from structlog.tracebacks import ExceptionDictTransformer
 from brokerd.domain import BadReason, Phase, Source
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_DETECTION_BUCKETS = (0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 300.0, 600.0)
+DETECTION_SIGNALS = ("interruption", "silence", "decision", "gap", "deaf")
+"""How a fault of a session is noticed."""
 FEED_HOLDERS = ("brokerd", "other", "prepared")
 """Whose open transactions may keep the feed waiting."""
 _NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
@@ -53,6 +56,8 @@ def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+CHARGES = ("add", "deploy", "auth", "timezone")
+"""What MetaApi charges attempts for."""
 WINDOW_OUTCOMES = ("closed", "split", "merged", "verified", "mismatch")
 
 
@@ -65,6 +70,7 @@ class Metrics:
         self.registry = registry
         self._define_links(registry)
         self._define_metaapi(registry)
+        self._define_money(registry)
         self._define_ledger(registry)
         self._define_store(registry)
         self._define_readers(registry)
@@ -90,6 +96,27 @@ class Metrics:
         )
         self.reconnects = Counter(
             "brokerd_link_reconnects", "Sessions that came back and were pulled.", registry=registry
+        )
+        self.link_detection = Histogram(
+            "brokerd_link_detection_seconds",
+            "From the first sign of a fault to what was made of it.",
+            ["signal"],
+            registry=registry,
+            buckets=_DETECTION_BUCKETS,
+        )
+        for signal in DETECTION_SIGNALS:
+            self.link_detection.labels(signal=signal)
+        self.incidents = Gauge(
+            "brokerd_incidents",
+            "Open incidents of this node, by reach.",
+            ["reach"],
+            registry=registry,
+        )
+        self.incident_changes = Counter(
+            "brokerd_incident_changes",
+            "Incidents that opened, returned, relapsed, closed.",
+            ["reach", "stage"],
+            registry=registry,
         )
         self.slots = Gauge("brokerd_pool_slots", "pool.max_links.", registry=registry)
         self.slots_in_use = Gauge("brokerd_pool_slots_in_use", "Slots taken.", registry=registry)
@@ -117,6 +144,39 @@ class Metrics:
         self.throttled = Counter(
             "brokerd_metaapi_throttled", "429 answers.", ["scope"], registry=registry
         )
+        self.held = Counter(
+            "brokerd_metaapi_held",
+            "Requests that the governor put off instead of sending.",
+            ["cause"],
+            registry=registry,
+        )
+        self.credits_available = Gauge(
+            "brokerd_metaapi_credits_available_ratio",
+            "What the poorest scope has left of this node's share of a limit.",
+            ["scope", "period"],
+            registry=registry,
+        )
+        self.clock_offset = Gauge(
+            "brokerd_metaapi_clock_offset_seconds",
+            "MetaApi's clock less ours.",
+            ["peer"],
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "brokerd_breaker_state",
+            "The worst breaker: 0 closed, 1 probing, 2 open.",
+            ["cause", "scope"],
+            registry=registry,
+        )
+        self.breaker_opens = Counter(
+            "brokerd_breaker_opens", "Breakers that opened.", ["cause", "scope"], registry=registry
+        )
+        self.quota_headroom = Gauge(
+            "brokerd_metaapi_quota_headroom",
+            "What a quota of MetaApi allows beyond what is wanted.",
+            ["token", "quota"],
+            registry=registry,
+        )
         self.socket_opens = Counter(
             "brokerd_stream_socket_opens", "Attempts to open a stream socket.", registry=registry
         )
@@ -125,6 +185,27 @@ class Metrics:
         )
         self.abandoned_calls = Counter(
             "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
+        )
+
+    def _define_money(self, registry: CollectorRegistry) -> None:
+        self.chargeable_attempts = Counter(
+            "brokerd_metaapi_chargeable_attempts",
+            "Calls to MetaApi that it charges for, by what for.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in CHARGES:
+            self.chargeable_attempts.labels(kind=kind)
+        self.budget_remaining = Gauge(
+            "brokerd_metaapi_budget_remaining",
+            "US dollars that may still be spent; of links and users the least of any.",
+            ["budget"],
+            registry=registry,
+        )
+        self.credential_cache_hits = Counter(
+            "brokerd_metaapi_credential_cache_hits",
+            "Known bad credentials that were not tried again.",
+            registry=registry,
         )
 
     def _define_ledger(self, registry: CollectorRegistry) -> None:

@@ -1,7 +1,7 @@
 """One PostgreSQL and one Valkey per test process; a fresh migrated database per test."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import count
 
@@ -13,6 +13,8 @@ from psycopg import sql
 
 from brokerd.config.settings import Secret
 from brokerd.demo.engines import Engines, engines
+from brokerd.demo.folder import EngineFolder, engine_user
+from brokerd.demo.valkey import Valkey
 from brokerd.store.migrate import upgrade
 
 _TEMPLATE = "template_brokerd"
@@ -69,6 +71,19 @@ def redis_url(shared_engines: Engines) -> str:
     with closing(redis.Redis.from_url(shared_engines.redis_url)) as client:
         client.flushall()
     return shared_engines.redis_url
+
+
+@pytest.fixture
+async def valkey() -> AsyncIterator[Valkey]:
+    """Run a Valkey that the test may kill."""
+    folder = EngineFolder(user=engine_user())
+    server = Valkey(folder=folder)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+        await folder.remove()
 
 
 def _admin(running: Engines, statement: sql.Composed) -> None:

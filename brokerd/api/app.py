@@ -10,7 +10,10 @@ from litestar.types import ASGIApp
 
 from brokerd.api.auth import KeyGuard
 from brokerd.api.bodies import ProblemBody, ViolationBody
+from brokerd.api.budgets import BudgetRoutes
+from brokerd.api.credentials import CredentialRoutes
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.links import ApiRequest, LinkRoutes
 from brokerd.api.observed import Observed, request_id_here
 from brokerd.api.openapi import openapi_document
@@ -30,10 +33,13 @@ class Routes:
     """The handlers of all addresses."""
 
     links: LinkRoutes
+    explain: ExplainRoutes
     deals: DealRoutes
     totals: TotalsRoutes
     events: EventRoutes
     quarantine: QuarantineRoutes
+    credentials: CredentialRoutes
+    budgets: BudgetRoutes
     probes: ProbeRoutes
 
 
@@ -47,7 +53,12 @@ def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
             put(link, guards=guards, name="put_link")(links.put),
             get(link, guards=guards, name="get_link")(links.get),
             delete(link, guards=guards, name="delete_link", status_code=202)(links.delete),
+            put(f"{link}/credentials", guards=guards, name="put_credentials")(
+                routes.credentials.put
+            ),
             get("/v1/links", guards=guards, name="list_links")(links.page),
+            get(f"{link}/explain", guards=guards, name="explain_link")(routes.explain.explain),
+            get("/v1/budgets", guards=guards, name="show_budgets")(routes.budgets.show),
             get("/v1/deals", guards=guards, name="list_deals")(deals.page),
             get("/v1/totals", guards=guards, name="list_totals")(routes.totals.page),
             get("/v1/events", guards=guards, name="list_events")(routes.events.events),

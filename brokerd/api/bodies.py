@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from brokerd.connector.provisioning.budgets import BudgetName
+from brokerd.connector.provisioning.ports import Charge
 from brokerd.domain import (
     BadReason,
     Phase,
@@ -50,13 +52,17 @@ class DesiredWord(StrEnum):
 
     LIVE = "live"
     PAUSED = "paused"
+    STOPPED = "stopped"
 
 
 class MetaApiBody(_Body):
-    """Where MetaApi keeps the account; `token` is the name of a configured token."""
+    """Where MetaApi keeps the account; `token` is the name of a configured token.
+
+    Without an `accountId` brokerd creates the account, with the password of PUT …/credentials.
+    """
 
     token: Word
-    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)]
+    account_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", max_length=64)] | None
     region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", max_length=64)]
 
 
@@ -89,6 +95,60 @@ class PutBody(_Body):
     """The body of PUT /v1/links/{id}."""
 
     spec: SpecBody
+
+
+class CredentialsBody(_Body):
+    """The body of PUT /v1/links/{id}/credentials; it is never shown again."""
+
+    password: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class CredentialVersionBody(_Body):
+    """Which of a link's passwords the newest one is; 0 when none was submitted."""
+
+    credential_version: int
+
+
+class BudgetBody(_Body):
+    """What may be spent within a sliding window, and what was; of links and users, the most."""
+
+    name: BudgetName
+    window_seconds: float
+    attempts: int
+    max_attempts: int
+    usd: Amount
+    max_usd: Amount
+    remaining_usd: Amount
+
+
+class ChargeBody(_Body):
+    """What was spent on one kind of charge in the last thirty days."""
+
+    kind: Charge
+    attempts: int
+    usd: Amount
+
+
+class PricesBody(_Body):
+    """What MetaApi charges, as configured, in US dollars."""
+
+    add: Amount
+    deployment: Amount
+    failed_attempt: Amount
+    deployed_hour: Amount
+
+
+class BudgetsBody(_Body):
+    """What MetaApi was paid and may be paid; `hostingUsdPerDay` is what deployed accounts cost.
+
+    A call whose end is not known yet counts as `reserved`, with the worst it may cost.
+    """
+
+    budgets: list[BudgetBody]
+    charges: list[ChargeBody]
+    prices: PricesBody
+    deployed_accounts: int
+    hosting_usd_per_day: Amount
 
 
 class MetadataBody(_Body):
@@ -142,6 +202,8 @@ class StatusBody(_Body):
     queue: QueueBody | None
     sync: SyncBody
     user_action: UserAction
+    metaapi_account_id: str | None
+    credential_version: int
     conditions: list[ConditionBody]
 
 
@@ -310,3 +372,36 @@ class ReadyBody(_Body):
 
     ready: bool
     stage: str
+
+
+class EnteredBody(_Body):
+    """When a link entered a phase, and why."""
+
+    at: Moment
+    phase: Phase
+    reason: str
+
+
+class UptimeBody(_Body):
+    """What was expected of a link and what it was; `ratio` is null where nothing was expected."""
+
+    ratio: float | None
+    live_seconds: float
+    expected_seconds: float
+
+
+class ExplainBody(_Body):
+    """A link's story for people; programs act on conditions."""
+
+    link_id: str
+    phase: Phase
+    since: Moment
+    wanted: str
+    now: str
+    next_step: str
+    next_at: Moment | None
+    user_action: UserAction
+    blocked_by: list[str]
+    would_change: list[str]
+    uptime: dict[str, UptimeBody]
+    transitions: list[EnteredBody]

@@ -22,6 +22,7 @@ from brokerd.api.views import etag, link_body, links_page
 from brokerd.clock import Clock
 from brokerd.domain import LinkId, UserId
 from brokerd.errors import NotFound
+from brokerd.health.calendar import Calendar
 
 ApiRequest = Request[None, None, State]
 
@@ -31,27 +32,32 @@ _PAGE_PARAMETERS = ("user", "limit", "after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRoutes:
-    """The handlers of /v1/links; `tokens` are the names a spec may use."""
+    """The handlers of /v1/links; `tokens` are the names a spec may use.
+
+    `can_create`: there are keys to seal the passwords of new accounts with.
+    """
 
     registry: Registry
     pages: Reads[Registry]
     snapshots: Snapshots
     hints: Hints
     clock: Clock
+    calendar: Calendar
     tokens: frozenset[str] = field(repr=False)
+    can_create: bool
 
     async def put(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Create or replace a spec; an identical one changes nothing."""
         known = _link_id(link_id, request)
         if_match, must_be_new = _preconditions(request)
-        limits = Limits(tokens=self.tokens, now=self.clock.now())
+        limits = Limits(tokens=self.tokens, now=self.clock.now(), can_create=self.can_create)
         spec = read_spec(await read_body(request), limits=limits)
         result = await self.registry.put(known, spec, if_match=if_match, must_be_new=must_be_new)
         if result.is_changed:
             await self.snapshots.forget(known)
             await self.hints.publish()
         status = HTTPStatus.CREATED if result.is_new else HTTPStatus.OK
-        return _answer(link_body(result.record), status=status)
+        return _answer(link_body(result.record, calendar=self.calendar), status=status)
 
     async def get(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Show what is wanted and what is."""
@@ -63,7 +69,9 @@ class LinkRoutes:
         record = await self.registry.get(known)
         if record is None:
             raise _no_link(known)
-        snapshot = Snapshot(read_at=self.clock.now(), body=link_body(record))
+        snapshot = Snapshot(
+            read_at=self.clock.now(), body=link_body(record, calendar=self.calendar)
+        )
         age_seconds = self.clock.monotonic() - began_at
         await self.snapshots.keep(known, snapshot, age_seconds=age_seconds)
         return _answer(snapshot.body)
@@ -79,14 +87,18 @@ class LinkRoutes:
                 user_id=None if user_id is None else UserId(user_id), after=behind, limit=limit
             )
         )
-        page = links_page(answered.value, limit=limit)
+        page = links_page(answered.value, limit=limit, calendar=self.calendar)
         headers = {**answered.headers, **next_link(query, "/v1/links", page.next)}
         return json_answer(page, headers=headers)
 
     async def delete(self, link_id: FromPath[str], request: ApiRequest) -> Response[bytes]:
         """Ask a link to end; GET shows it until its owner has drained it."""
-        known = _link_id(link_id, request)
-        if not await self.registry.delete(known):
+        check_id(link_id, path="/v1/links/{id}")
+        query = Query(request.scope["query_string"], known=("removeRemote",))
+        removes_remote = query.choice("removeRemote", ("true", "false")) == "true"
+        query.check()
+        known = LinkId(link_id)
+        if not await self.registry.delete(known, removes_remote=removes_remote):
             raise _no_link(known)
         await self.snapshots.forget(known)
         await self.hints.publish()

@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brokerd.api.ports import LinkRecord, PutResult, QueuePlace
+from brokerd.api.ports import (
+    LinkRecord,
+    PutResult,
+    QueuePlace,
+    SubmitResult,
+    SubmittedPassword,
+)
 from brokerd.api.registration import Put, Registered, Registration, Waiting, decide
+from brokerd.api.submission import Found, decide_submission
 from brokerd.config.settings import QueueSettings
+from brokerd.connector.provisioning.memory import MemoryMoney
 from brokerd.domain import (
     AccountId,
     Backoff,
@@ -25,9 +33,12 @@ from brokerd.store.memory import AccountRow, HeadRow, LeaseRow, MemoryState, Tra
 class MemoryRegistry:
     """A `Registry` over a `MemoryState`; `is_reachable` plays the outage."""
 
-    def __init__(self, state: MemoryState, *, settings: QueueSettings) -> None:
+    def __init__(
+        self, state: MemoryState, *, settings: QueueSettings, money: MemoryMoney | None = None
+    ) -> None:
         self._state = state
         self._settings = settings
+        self._money = money or MemoryMoney(state=state)
         self.is_reachable = True
 
     async def ping(self) -> None:
@@ -56,6 +67,31 @@ class MemoryRegistry:
         record = self._record(account_id)
         return PutResult(record=record, is_new=decided.is_new, is_changed=decided.is_changed)
 
+    async def submit(self, link_id: LinkId, password: SubmittedPassword) -> SubmitResult | None:
+        """Store a password for the link's owner to use."""
+        await self.ping()
+        named = self._named(link_id)
+        if named is None:
+            return None
+        account_id = named.account_id
+        version = self._state.accounts[account_id].credential_version
+        decided = decide_submission(
+            password,
+            named=named,
+            found=Found(
+                now=self._state.clock.now(),
+                version=version,
+                kept=self._money.kept(account_id, version),
+                is_known_bad=self._money.is_known_bad(password.digests),
+            ),
+            patience_seconds=self._settings.patience_seconds,
+        )
+        if decided is None:
+            return SubmitResult(credential_version=version, is_changed=False)
+        self._write(account_id, Put(link_id=link_id, spec=named.spec), decided)
+        self._money.submit(account_id, digest=password.digest, sealed=password.sealed)
+        return SubmitResult(credential_version=version + 1, is_changed=True)
+
     async def get(self, link_id: LinkId) -> LinkRecord | None:
         """Read one link; the living one before one of the same id that still drains."""
         await self.ping()
@@ -78,7 +114,7 @@ class MemoryRegistry:
         found = [await self.get(link_id) for link_id in ids[:limit]]
         return [record for record in found if record is not None]
 
-    async def delete(self, link_id: LinkId) -> bool:
+    async def delete(self, link_id: LinkId, *, removes_remote: bool = False) -> bool:
         """Ask the link to end; its ledger stays."""
         await self.ping()
         is_known = any(row.link_id == link_id for row in self._visible())
@@ -87,9 +123,16 @@ class MemoryRegistry:
             state, account_id, now = self._state, living.account_id, self._state.clock.now()
             row = state.accounts[account_id]
             state.accounts[account_id] = replace(
-                row, deleted_at=now, updated_at=now, generation=row.generation + 1
+                row,
+                deleted_at=now,
+                updated_at=now,
+                generation=row.generation + 1,
+                removes_remote=removes_remote,
             )
-            state.leases[account_id] = replace(state.leases[account_id], is_wanted=False)
+            lease = replace(state.leases[account_id], is_wanted=False)
+            at_once = replace(lease, has_errand=True, not_before=None)
+            state.leases[account_id] = at_once if removes_remote else lease
+            self._money.erase(account_id)
         return is_known
 
     def _visible(self) -> Sequence[AccountRow]:
@@ -97,7 +140,9 @@ class MemoryRegistry:
         return [
             row
             for row in self._state.accounts.values()
-            if row.deleted_at is None or leases[row.account_id].owner is not None
+            if row.deleted_at is None
+            or leases[row.account_id].owner is not None
+            or leases[row.account_id].has_errand
         ]
 
     def _named(self, link_id: LinkId) -> Registered | None:
@@ -128,6 +173,7 @@ class MemoryRegistry:
                 queued_at=lease.queued_at,
                 not_before=lease.not_before,
                 backoff=Backoff(attempt=lease.attempt, bound_seconds=lease.backoff_bound_seconds),
+                has_errand=lease.has_errand,
             ),
         )
 
@@ -149,7 +195,11 @@ class MemoryRegistry:
             updated_at=now,
             margin_mode=before.margin_mode if before else None,
             trade_mode=before.trade_mode if before else None,
+            created_id=before.created_id if before and not decided.forgets_created else None,
+            credential_version=before.credential_version if before else 0,
         )
+        if decided.forgets_auth:
+            self._money.forget_auth(account_id)
         waiting, lease = decided.waiting, state.leases.get(account_id)
         state.leases[account_id] = LeaseRow(
             account_id=account_id,
@@ -161,6 +211,7 @@ class MemoryRegistry:
             not_before=waiting.not_before,
             attempt=waiting.backoff.attempt,
             backoff_bound_seconds=waiting.backoff.bound_seconds,
+            has_errand=waiting.has_errand,
         )
         if not decided.is_owned:
             self._write_status(account_id, decided)
@@ -168,7 +219,7 @@ class MemoryRegistry:
     def _write_status(self, account_id: AccountId, decided: Registration) -> None:
         """Say of a link that nobody runs that its newest spec is observed, and where it rests."""
         state, now = self._state, self._state.clock.now()
-        reason = "Queued" if decided.entered is Phase.QUEUED else "Paused"
+        reason = (decided.entered or Phase.QUEUED).capitalize()
         fresh = LinkStatus(
             phase=decided.entered or Phase.QUEUED,
             reason=reason,
@@ -219,6 +270,9 @@ class MemoryRegistry:
             ),
             queued_at=lease.queued_at,
             not_before=lease.not_before,
+            has_errand=lease.has_errand,
+            created_id=row.created_id,
+            credential_version=row.credential_version,
             queue=self._place(lease),
             read_at=state.clock.now(),
         )

@@ -13,10 +13,14 @@ import msgspec
 from brokerd.api.bodies import (
     ID_PATTERN,
     MAX_PAGE,
+    BudgetsBody,
+    CredentialsBody,
+    CredentialVersionBody,
     DealsBody,
     DiscardBody,
     EventBody,
     EventsBody,
+    ExplainBody,
     LinkBody,
     LinksBody,
     ProblemBody,
@@ -54,10 +58,10 @@ _PROBLEMS = {
     400: "The body is not JSON.",
     401: "The API key is missing or wrong.",
     404: "There is no such link, or no such record.",
-    409: "The identity is taken or would change; or the record is closed or still unreadable.",
+    409: "The identity is taken or would change, a record cannot be replayed, or a budget is used.",
     412: "If-Match or If-None-Match does not hold.",
     413: "The body is too large.",
-    422: "The request breaks the rules listed in `violations`.",
+    422: "The request breaks the rules listed in `violations`, or credentials are known as bad.",
     410: "Events behind the cursor are gone; list again.",
     429: "As many links wait, or streams are open, as may.",
     503: "Postgres is out of reach; try again.",
@@ -70,6 +74,10 @@ def openapi_document() -> bytes:
     _, schemas = msgspec.json.schema_components(
         [
             PutBody,
+            ExplainBody,
+            CredentialsBody,
+            CredentialVersionBody,
+            BudgetsBody,
             LinkBody,
             LinksBody,
             DealsBody,
@@ -119,7 +127,33 @@ def _paths() -> Json:
                 "End a link; its ledger stays.",
                 answers={202: {"description": "It ends; GET shows it until it is drained."}},
                 problems=(401, 404, 422, 503),
+                parameters=[
+                    _parameter(
+                        "removeRemote",
+                        {"enum": ["true", "false"], "default": "false"},
+                        place="query",
+                        text="Remove the MetaApi account as well.",
+                    )
+                ],
             ),
+        },
+        "/v1/links/{link_id}/explain": {
+            "parameters": [link_id],
+            "get": _guarded(
+                "explain_link",
+                "Tell a link's story: what is wanted, what is and why, what comes next.",
+                answers={200: _answer("The story, for people.", "ExplainBody")},
+                problems=(401, 404, 422, 503),
+            ),
+        },
+        "/v1/links/{link_id}/credentials": {"parameters": [link_id], "put": _put_credentials()},
+        "/v1/budgets": {
+            "get": _guarded(
+                "show_budgets",
+                "Show what MetaApi was paid, and what it may be paid.",
+                answers={200: _answer("Budgets, charges and prices.", "BudgetsBody")},
+                problems=(401, 422, 503),
+            )
         },
         "/v1/links/{link_id}/quarantine": {"parameters": [link_id], "get": _list_quarantine()},
         "/v1/links/{link_id}/quarantine/{act}": {
@@ -164,6 +198,21 @@ def _put_link() -> Json:
             ],
         ),
         "requestBody": {"required": True, "content": _json("PutBody")},
+    }
+
+
+def _put_credentials() -> Json:
+    return {
+        **_guarded(
+            "put_credentials",
+            "Submit the account's password; it is sealed, used by the link's owner, and erased.",
+            answers={
+                200: _answer("The newest password already.", "CredentialVersionBody"),
+                202: _answer("The link's owner will use it.", "CredentialVersionBody"),
+            },
+            problems=(400, 401, 404, 409, 413, 422, 503),
+        ),
+        "requestBody": {"required": True, "content": _json("CredentialsBody")},
     }
 
 

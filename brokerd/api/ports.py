@@ -6,11 +6,13 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Protocol
 
+from brokerd.connector.provisioning.ports import Sealed
 from brokerd.domain import (
     AccountId,
     BadRecord,
     Deal,
     DealId,
+    Identity,
     Incarnation,
     LinkId,
     LinkSpec,
@@ -40,7 +42,7 @@ class LinkRecord:
     """A registered link: what is wanted, what was last reported of it, where it waits.
 
     `open_gaps` are records in quarantine: deals that the ledger lacks. `owner`, `epoch`,
-    `queued_at` and `not_before` are the lease's; `read_at` is the store's time.
+    `queued_at`, `not_before` and `has_errand` are the lease's; `read_at` is the store's time.
     """
 
     link_id: LinkId
@@ -59,6 +61,9 @@ class LinkRecord:
     not_before: datetime | None
     queue: QueuePlace | None
     read_at: datetime
+    has_errand: bool = False
+    created_id: str | None = None
+    credential_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +95,43 @@ class Registry(Protocol):
     ) -> Sequence[LinkRecord]:
         """Read links in the order of their ids, starting behind `after`."""
 
-    async def delete(self, link_id: LinkId) -> bool:
+    async def delete(self, link_id: LinkId, *, removes_remote: bool = False) -> bool:
         """Ask the link to end; its ledger stays. False when there is none.
 
-        True as well while a deleted link is still being drained.
+        True as well while a deleted link is still being drained, or its MetaApi account removed.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedPassword:
+    """A password that a client submits, in no form that can be read.
+
+    `digests` are all by which these credentials of the identity may be known as bad; `digest`,
+    one of them, is what they are remembered by from now on.
+    """
+
+    identity: Identity
+    digest: str
+    digests: Sequence[str]
+    sealed: Sealed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitResult:
+    """`is_changed`: a newer version waits now; the very same password changes nothing."""
+
+    credential_version: int
+    is_changed: bool
+
+
+class CredentialBook(Protocol):
+    """Where passwords wait until they are used. Raises `StoreUnavailable`."""
+
+    async def submit(self, link_id: LinkId, password: SubmittedPassword) -> SubmitResult | None:
+        """Store a password for the link's owner to use; None when there is no such link.
+
+        Raises `KnownBadCredentials` when the broker refused them before, `Conflict` when the
+        link is for another identity by now.
         """
 
 

@@ -8,11 +8,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from brokerd.api import postgres_passwords as passwords
 from brokerd.api import postgres_rows as rows
 from brokerd.api import postgres_writes as writes
-from brokerd.api.ports import LinkRecord, PutResult, QueuePlace
+from brokerd.api.ports import (
+    LinkRecord,
+    PutResult,
+    QueuePlace,
+    SubmitResult,
+    SubmittedPassword,
+)
 from brokerd.api.registration import Put, Registered, Registration, decide
 from brokerd.api.standing import Standing
+from brokerd.api.submission import decide_submission
 from brokerd.clock import Clock
 from brokerd.config.settings import QueueSettings
 from brokerd.domain import AccountId, LinkId, LinkSpec, UserId
@@ -73,6 +81,27 @@ class PostgresRegistry:
                         raise
         raise StoreUnavailable(f"link {link_id} is being changed by others; try again")
 
+    async def submit(self, link_id: LinkId, password: SubmittedPassword) -> SubmitResult | None:
+        """Store a password for the link's owner to use."""
+        async with self._writers, self._database.transaction() as connection:
+            is_named = (accounts.c.link_id == link_id, accounts.c.deleted_at.is_(None))
+            named = next(iter(await writes.find(connection, *is_named)), None)
+            if named is None:
+                return None
+            found = await passwords.read(connection, named.account_id, password)
+            decided = decide_submission(
+                password,
+                named=named,
+                found=found,
+                patience_seconds=self._settings.patience_seconds,
+            )
+            if decided is None:
+                return SubmitResult(credential_version=found.version, is_changed=False)
+            await writes.write(connection, Put(link_id=link_id, spec=named.spec), decided)
+            version = await passwords.write(connection, named.account_id, password)
+        self._forget_standing()
+        return SubmitResult(credential_version=version, is_changed=True)
+
     async def get(self, link_id: LinkId) -> LinkRecord | None:
         """Read one link; the living one before one of the same id that still drains."""
         query = (
@@ -104,13 +133,13 @@ class PostgresRegistry:
         async with self._database.statement() as connection:
             return await self._records(connection, query)
 
-    async def delete(self, link_id: LinkId) -> bool:
+    async def delete(self, link_id: LinkId, *, removes_remote: bool = False) -> bool:
         """Ask the link to end; its ledger stays."""
         async with self._database.transaction() as connection:
             named = await writes.find(connection, accounts.c.link_id == link_id, rows.IS_VISIBLE)
             living = next((each for each in named if not each.is_deleted), None)
             if living is not None:
-                await writes.end(connection, living)
+                await writes.end(connection, living, removes_remote=removes_remote)
         self._forget_standing()
         return bool(named)
 

@@ -16,7 +16,6 @@ from brokerd.domain import (
     LinkId,
     LinkSpec,
     LinkStatus,
-    MetaApiRef,
     Phase,
     Platform,
     Priority,
@@ -24,6 +23,7 @@ from brokerd.domain import (
     UserAction,
     UserId,
 )
+from brokerd.store.place import named_id, place_of
 from brokerd.store.tables import accounts, deals, heads, leases, links, nodes, quarantine, windows
 
 Row = sa.Row[tuple[object, ...]]
@@ -34,11 +34,13 @@ _SPEC = [
         *("account_id", "link_id", "user_id", "platform", "login", "server", "currency", "token"),
         *("metaapi_account_id", "region", "desired", "priority", "sync_from"),
         *("max_staleness_seconds", "labels", "generation", "created_at", "deleted_at"),
+        *("created_account_id", "credential_version"),
     )
 ]
 _LEASE = [
     *(leases.c[name] for name in ("owner", "epoch", "is_wanted", "deadline", "queued_at")),
     leases.c.not_before,
+    leases.c.has_errand,
     leases.c.attempt.label("lease_attempt"),
     leases.c.backoff_bound,
 ]
@@ -89,8 +91,10 @@ RECORDS: sa.Select[tuple[object, ...]] = sa.select(
 )
 """All that a link's page shows; add a condition."""
 
-IS_VISIBLE = sa.or_(accounts.c.deleted_at.is_(None), leases.c.owner.is_not(None))
-"""Neither deleted nor, if deleted, fully drained."""
+IS_VISIBLE = sa.or_(
+    accounts.c.deleted_at.is_(None), leases.c.owner.is_not(None), leases.c.has_errand
+)
+"""Neither deleted nor, if deleted, fully drained and put away."""
 
 
 def registered(row: Row) -> Registered:
@@ -108,6 +112,7 @@ def registered(row: Row) -> Registered:
             queued_at=_utc(row.queued_at),
             not_before=_utc_or_none(row.not_before),
             backoff=Backoff(attempt=row.lease_attempt, bound_seconds=row.backoff_bound),
+            has_errand=row.has_errand,
         ),
     )
 
@@ -135,6 +140,9 @@ def record(row: Row, queue: QueuePlace | None) -> LinkRecord:
         open_gaps=row.open_gaps,
         queued_at=_utc(row.queued_at),
         not_before=_utc_or_none(row.not_before),
+        has_errand=row.has_errand,
+        created_id=row.created_account_id,
+        credential_version=row.credential_version,
         queue=queue,
         read_at=_utc(row.read_at),
     )
@@ -150,7 +158,7 @@ def account_values(link_id: LinkId, spec: LinkSpec) -> Mapping[str, object]:
         "server": spec.identity.server,
         "currency": spec.identity.currency,
         "token": spec.metaapi.token,
-        "metaapi_account_id": spec.metaapi.account_id,
+        "metaapi_account_id": named_id(spec.metaapi),
         "region": spec.metaapi.region,
         "desired": spec.desired,
         "priority": spec.priority,
@@ -169,6 +177,7 @@ def lease_values(waiting: Waiting) -> Mapping[str, object]:
         "not_before": waiting.not_before,
         "attempt": waiting.backoff.attempt,
         "backoff_bound": waiting.backoff.bound_seconds,
+        "has_errand": waiting.has_errand,
     }
 
 
@@ -182,7 +191,7 @@ def _spec(row: Row) -> LinkSpec:
         user_id=UserId(row.user_id),
         desired=Desired(row.desired),
         priority=Priority(row.priority),
-        metaapi=MetaApiRef(token=row.token, account_id=row.metaapi_account_id, region=row.region),
+        metaapi=place_of(row.token, row.metaapi_account_id, row.region),
         identity=Identity(
             platform=Platform(row.platform),
             login=row.login,

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from brokerd.api import postgres_rows as rows
 from brokerd.api.registration import Put, Registered, Registration
-from brokerd.domain import AccountId, Phase
-from brokerd.store.tables import accounts, leases, link_transitions, links
+from brokerd.domain import AccountId
+from brokerd.store.tables import accounts, credentials, leases, link_transitions, links
 
 
 async def find(
@@ -35,7 +35,13 @@ async def write(connection: AsyncConnection, put: Put, decided: Registration) ->
         await connection.execute(sa.insert(leases).values(account_id=account_id, **waiting))
     else:
         account_id = decided.account_id
-        values |= {"updated_at": sa.func.clock_timestamp(), "deleted_at": None}
+        values |= {
+            "updated_at": sa.func.clock_timestamp(),
+            "deleted_at": None,
+            "removes_remote": False,
+            **({"auth": "ok", "auth_at": None} if decided.forgets_auth else {}),
+            **({"created_account_id": None} if decided.forgets_created else {}),
+        }
         await connection.execute(
             sa.update(accounts).where(accounts.c.account_id == account_id).values(values)
         )
@@ -57,7 +63,7 @@ async def _write_status(
         await connection.execute(sa.update(links).where(mine).values(seen))
         return
     now = sa.func.clock_timestamp()
-    reason = "Queued" if decided.entered is Phase.QUEUED else "Paused"
+    reason = decided.entered.capitalize()
     status = {
         **seen,
         "phase": decided.entered,
@@ -80,8 +86,11 @@ async def _write_status(
     )
 
 
-async def end(connection: AsyncConnection, living: Registered) -> None:
-    """Mark a link as deleted: nobody will run it again; whoever runs it now must leave."""
+async def end(connection: AsyncConnection, living: Registered, *, removes_remote: bool) -> None:
+    """Mark a link as deleted: nobody will run it again; whoever runs it now must leave.
+
+    A password that still waits is erased: nothing will ask for it.
+    """
     mine = accounts.c.account_id == living.account_id
     await connection.execute(
         sa.update(accounts)
@@ -90,8 +99,17 @@ async def end(connection: AsyncConnection, living: Registered) -> None:
             deleted_at=sa.func.clock_timestamp(),
             updated_at=sa.func.clock_timestamp(),
             generation=accounts.c.generation + 1,
+            removes_remote=removes_remote,
         )
     )
+    at_once: Mapping[str, object] = {"has_errand": True, "not_before": None}
     await connection.execute(
-        sa.update(leases).where(leases.c.account_id == living.account_id).values(is_wanted=False)
+        sa.update(leases)
+        .where(leases.c.account_id == living.account_id)
+        .values({"is_wanted": False, **(at_once if removes_remote else {})})
+    )
+    await connection.execute(
+        sa.update(credentials)
+        .where(credentials.c.account_id == living.account_id, credentials.c.sealed.is_not(None))
+        .values(sealed=None)
     )

@@ -10,8 +10,10 @@ from litestar.exceptions import HTTPException
 from brokerd.api.cursor import BadCursor
 from brokerd.api.validation import Invalid, Unreadable, Violation
 from brokerd.errors import (
+    BudgetExhausted,
     Conflict,
     CursorLost,
+    KnownBadCredentials,
     NotFound,
     QueueFull,
     StaleVersion,
@@ -66,8 +68,8 @@ def problem_of(error: Exception) -> Problem | None:
     match error:
         case Invalid() | BadCursor() | Unreadable():
             return _of_request(error)
-        case NotFound():
-            return _plain(HTTPStatus.NOT_FOUND, str(error))
+        case NotFound() | KnownBadCredentials() | BudgetExhausted():
+            return _of_refusal(error)
         case Conflict() | QueueFull() | StoreUnavailable():
             return _of_store(error)
         case CursorLost() | TooManyStreams():
@@ -135,6 +137,30 @@ def _of_store(error: Conflict | QueueFull | StoreUnavailable) -> Problem:
                 detail="Postgres did not answer; whether a change was taken is unknown",
                 is_retryable=True,
                 retry_after_seconds=STORE_RETRY_SECONDS,
+            )
+
+
+def _of_refusal(error: NotFound | KnownBadCredentials | BudgetExhausted) -> Problem:
+    match error:
+        case NotFound():
+            return _plain(HTTPStatus.NOT_FOUND, str(error))
+        case KnownBadCredentials():
+            return Problem(
+                status=422,
+                kind="bad-credentials-known",
+                title="The broker refused these credentials before",
+                reason=error.code,
+                detail=str(error),
+            )
+        case BudgetExhausted():
+            return Problem(
+                status=409,
+                kind="budget-exhausted",
+                title="It would cost more than may be spent now",
+                reason=error.code,
+                detail=str(error),
+                is_retryable=True,
+                retry_after_seconds=error.retry_after_seconds,
             )
 
 

@@ -9,22 +9,39 @@ them does not exist. Backoff survives a change that does not touch what failed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import assert_never
 
-from brokerd.domain import AccountId, Backoff, Desired, LinkId, LinkSpec, Phase, Priority
+from brokerd.domain import (
+    AccountId,
+    Backoff,
+    Desired,
+    LinkId,
+    LinkSpec,
+    MetaApiRef,
+    Phase,
+    Priority,
+)
 from brokerd.errors import Conflict, StaleVersion
 from brokerd.queue.deadlines import deadline_for
+
+LONGEST_BACKOFF = timedelta(days=1)
+"""A link whose next attempt is further away waits for its client, not for a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What the lease row of an account says beside its owner."""
+    """What the lease row of an account says beside its owner.
+
+    `has_errand`: the link is not wanted, and its MetaApi account must still be put away.
+    """
 
     is_wanted: bool
     deadline: datetime
     queued_at: datetime
     not_before: datetime | None
     backoff: Backoff
+    has_errand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +72,9 @@ class Registration:
     """What to write. `account_id` None makes a new row.
 
     `joins_queue`: the queue grows by it, so its length counts. `entered` is the phase to store for
-    a link that nobody runs; None leaves the phase as reported.
+    a link that nobody runs; None leaves the phase as reported. `forgets_auth`: it is about another
+    account or password, of which the broker has said nothing yet; `forgets_created`: of another
+    token, so what was created is not its own.
     """
 
     account_id: AccountId | None
@@ -66,6 +85,8 @@ class Registration:
     joins_queue: bool
     waiting: Waiting
     entered: Phase | None
+    forgets_auth: bool = False
+    forgets_created: bool = False
 
 
 def decide(
@@ -88,6 +109,7 @@ def decide(
         queued_at=now,
         not_before=None,
         backoff=Backoff(),
+        has_errand=_has_errand(put.spec, is_known=(named or identified) is not None),
     )
     if named is not None:
         _check_unchanged(put, named)
@@ -104,6 +126,8 @@ def decide(
         joins_queue=fresh.is_wanted and not is_owned,
         waiting=fresh,
         entered=_resting_phase(put.spec),
+        forgets_auth=identified is not None and put.spec.metaapi != identified.spec.metaapi,
+        forgets_created=identified is not None and not _is_same_token(put.spec, identified.spec),
     )
 
 
@@ -156,8 +180,13 @@ def _replaced(
     before, is_changed = named.waiting, put.spec != named.spec
     is_redialled = put.spec.metaapi != named.spec.metaapi
     waiting = before
-    if put.spec.desired is not named.spec.desired:
-        waiting = replace(fresh, not_before=before.not_before, backoff=before.backoff)
+    is_stopped = put.spec.desired is Desired.STOPPED
+    if put.spec.desired is not named.spec.desired and is_stopped:
+        waiting = fresh  # what failed is over, and putting the account away must not wait for it
+    elif put.spec.desired is not named.spec.desired:
+        waiting = replace(
+            fresh, not_before=_passing(before, now=fresh.queued_at), backoff=before.backoff
+        )
     elif put.spec.priority is not named.spec.priority:
         deadline = deadline_for(
             before.queued_at, priority=put.spec.priority, patience_seconds=patience_seconds
@@ -175,9 +204,36 @@ def _replaced(
         joins_queue=waiting.is_wanted and not before.is_wanted and not named.is_owned,
         waiting=waiting,
         entered=_resting_phase(put.spec) if rests_anew else None,
+        forgets_auth=is_redialled,
+        forgets_created=not _is_same_token(put.spec, named.spec),
     )
+
+
+def _is_same_token(one: LinkSpec, other: LinkSpec) -> bool:
+    return one.metaapi.token == other.metaapi.token
+
+
+def _has_errand(spec: LinkSpec, *, is_known: bool) -> bool:
+    """Say whether a stopped link may have an account that runs: named, or created before."""
+    is_stopped = spec.desired is Desired.STOPPED
+    return is_stopped and (is_known or isinstance(spec.metaapi, MetaApiRef))
+
+
+def _passing(waiting: Waiting, *, now: datetime) -> datetime | None:
+    """Return until when a backoff lasts; one that no time ends is over when its client says so."""
+    if waiting.not_before is None or waiting.not_before - now > LONGEST_BACKOFF:
+        return None
+    return waiting.not_before
 
 
 def _resting_phase(spec: LinkSpec) -> Phase:
     """Return the phase of a link that nobody runs."""
-    return Phase.QUEUED if spec.desired is Desired.LIVE else Phase.PAUSED
+    match spec.desired:
+        case Desired.LIVE:
+            return Phase.QUEUED
+        case Desired.PAUSED:
+            return Phase.PAUSED
+        case Desired.STOPPED:
+            return Phase.STOPPED
+        case _:
+            assert_never(spec.desired)

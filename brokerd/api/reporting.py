@@ -23,6 +23,11 @@ class ForgettingLeases:
         await self._leases.release(fence, backoff=backoff, delay_seconds=delay_seconds)
         await self._snapshots.forget(self._link_id)
 
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back: an errand is done."""
+        await self._leases.finish(fence, generation=generation)
+        await self._snapshots.forget(self._link_id)
+
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Store the backoff; no reader sees it."""
         await self._leases.save_backoff(fence, backoff)

@@ -14,19 +14,14 @@ from typing import Final
 import msgspec
 
 from brokerd.api.bodies import ID_PATTERN, PutBody, SpecBody
-from brokerd.domain import Desired, Identity, LinkSpec, MetaApiRef, UserId
+from brokerd.domain import Desired, Identity, LinkSpec, UserId
+from brokerd.store.place import place_of
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_VIOLATIONS: Final = 100
 _PLANNED: Final = {
     ("$.spec.desired", "fresh"): (
-        "`fresh` is planned and not available yet; use `live` or `paused`"
-    ),
-    ("$.spec.desired", "stopped"): (
-        "`stopped` is planned and not available yet; use `live` or `paused`"
-    ),
-    ("$.spec.metaapi.accountId", None): (
-        "must name an existing MetaApi account: brokerd does not create accounts yet"
+        "`fresh` is planned and not available yet; use `live`, `paused` or `stopped`"
     ),
 }
 
@@ -53,10 +48,14 @@ class Invalid(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a spec is checked against beside its types."""
+    """What a spec is checked against beside its types.
+
+    `can_create`: there are keys to seal a new account's password with.
+    """
 
     tokens: Collection[str]
     now: datetime
+    can_create: bool
 
 
 def read_spec(raw: bytes, *, limits: Limits) -> LinkSpec:
@@ -102,7 +101,7 @@ def _misfit(kind: object, value: object, path: str) -> Iterator[Violation]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield from _misfits(kind, value, path)
         return
-    planned = _PLANNED.get((path, value)) if isinstance(value, str | None) else None
+    planned = _PLANNED.get((path, value)) if isinstance(value, str) else None
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -130,6 +129,13 @@ def _broken_rules(body: object, limits: Limits, *, known: Collection[str]) -> It
         yield Violation(
             path="$.spec.metaapi.token", message="is not the name of a configured token"
         )
+    metaapi = _value_at(body, "spec", "metaapi")
+    is_creation = isinstance(metaapi, Mapping) and metaapi.get("accountId", "") is None
+    if is_creation and not limits.can_create:
+        yield Violation(
+            path="$.spec.metaapi.accountId",
+            message="must name a MetaApi account: without [secrets] keys brokerd creates none",
+        )
     sync_from = _value_at(body, "spec", "syncFrom")
     if "$.spec.syncFrom" not in known and isinstance(sync_from, str):
         moment = msgspec.convert(sync_from, datetime)
@@ -156,11 +162,7 @@ def _spec(body: SpecBody) -> LinkSpec:
         user_id=UserId(body.user_id),
         desired=Desired(body.desired),
         priority=body.priority,
-        metaapi=MetaApiRef(
-            token=body.metaapi.token,
-            account_id=body.metaapi.account_id,
-            region=body.metaapi.region,
-        ),
+        metaapi=place_of(body.metaapi.token, body.metaapi.account_id, body.metaapi.region),
         identity=Identity(
             platform=body.identity.platform,
             login=body.identity.login,

@@ -33,7 +33,9 @@ from brokerd.api.ports import (
     TotalsQuery,
 )
 from brokerd.domain import LinkSpec, Proof
+from brokerd.health.calendar import Calendar
 from brokerd.health.conditions import Condition, Facts, conditions, shown
+from brokerd.store.place import named_id
 
 
 def etag(generation: int) -> str:
@@ -41,7 +43,7 @@ def etag(generation: int) -> str:
     return f'"{generation}"'
 
 
-def link_body(record: LinkRecord) -> LinkBody:
+def link_body(record: LinkRecord, *, calendar: Calendar) -> LinkBody:
     """Show a link."""
     return LinkBody(
         id=record.link_id,
@@ -51,15 +53,15 @@ def link_body(record: LinkRecord) -> LinkBody:
             created_at=record.created_at,
         ),
         spec=_spec(record.spec),
-        status=_status(record),
+        status=_status(record, calendar),
     )
 
 
-def links_page(records: Sequence[LinkRecord], *, limit: int) -> LinksBody:
+def links_page(records: Sequence[LinkRecord], *, limit: int, calendar: Calendar) -> LinksBody:
     """Show a page of links; a full page may have a next one."""
     is_full = len(records) == limit
     return LinksBody(
-        items=[link_body(record) for record in records],
+        items=[link_body(record, calendar=calendar) for record in records],
         next=link_cursor(records[-1].link_id) if is_full and records else None,
     )
 
@@ -121,7 +123,7 @@ def _spec(spec: LinkSpec) -> SpecBody:
         priority=spec.priority,
         metaapi=MetaApiBody(
             token=spec.metaapi.token,
-            account_id=spec.metaapi.account_id,
+            account_id=named_id(spec.metaapi),
             region=spec.metaapi.region,
         ),
         identity=IdentityBody(
@@ -136,8 +138,9 @@ def _spec(spec: LinkSpec) -> SpecBody:
     )
 
 
-def _status(record: LinkRecord) -> StatusBody:
-    facts = Facts(
+def facts_of(record: LinkRecord, calendar: Calendar) -> Facts:
+    """Gather what conditions are made of, as it was when the record was read."""
+    return Facts(
         status=record.status,
         desired=record.spec.desired,
         is_owned=record.owner is not None,
@@ -146,7 +149,13 @@ def _status(record: LinkRecord) -> StatusBody:
         not_before=record.not_before,
         waiting_seconds=record.queue.waiting_seconds if record.queue else None,
         open_gaps=record.open_gaps,
+        is_market_open=calendar.is_open(record.spec.identity.server, record.read_at),
+        has_errand=record.has_errand,
     )
+
+
+def _status(record: LinkRecord, calendar: Calendar) -> StatusBody:
+    facts = facts_of(record, calendar)
     now = shown(facts)
     is_reported = now.phase is record.status.phase
     return StatusBody(
@@ -160,6 +169,8 @@ def _status(record: LinkRecord) -> StatusBody:
         queue=_queue(record.queue) if record.queue else None,
         sync=_sync(record),
         user_action=record.status.user_action,
+        metaapi_account_id=named_id(record.spec.metaapi) or record.created_id,
+        credential_version=record.credential_version,
         conditions=[_condition(each) for each in conditions(facts)],
     )
 
@@ -210,13 +221,13 @@ def _deal(stored: StoredDeal) -> DealBody:
         kind="trade" if deal.is_trade else "cash",
         entry=deal.entry,
         symbol=deal.symbol,
-        volume=None if deal.volume is None else _amount(deal.volume),
-        price=None if deal.price is None else _amount(deal.price),
+        volume=None if deal.volume is None else amount(deal.volume),
+        price=None if deal.price is None else amount(deal.price),
         time=deal.time,
         broker_time=deal.broker_time,
-        profit=_amount(deal.profit),
-        commission=_amount(deal.commission),
-        swap=_amount(deal.swap),
+        profit=amount(deal.profit),
+        commission=amount(deal.commission),
+        swap=amount(deal.swap),
         order_id=deal.order_id,
         position_id=deal.position_id,
         revision=stored.revision,
@@ -233,15 +244,15 @@ def _day(totals: DayTotals) -> DayTotalsBody:
         day=totals.day,
         deals=totals.deals,
         trades=totals.trades,
-        volume=_amount(totals.volume),
-        profit=_amount(totals.profit),
-        commission=_amount(totals.commission),
-        swap=_amount(totals.swap),
-        balance=_amount(totals.balance),
-        credit=_amount(totals.credit),
+        volume=amount(totals.volume),
+        profit=amount(totals.profit),
+        commission=amount(totals.commission),
+        swap=amount(totals.swap),
+        balance=amount(totals.balance),
+        credit=amount(totals.credit),
     )
 
 
-def _amount(value: Decimal) -> str:
+def amount(value: Decimal) -> str:
     """Write a number in full, without exponent and trailing zeros."""
     return f"{value.normalize():f}" if value else "0"

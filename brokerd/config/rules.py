@@ -12,8 +12,11 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import urlsplit
 
+from brokerd.config.hours import BadHours, read_hours
 from brokerd.config.settings import (
     ApiSettings,
+    GovernorSettings,
+    HealthSettings,
     LinkSettings,
     MetaApiSettings,
     PoolSettings,
@@ -30,6 +33,15 @@ _MAY_BE_ZERO = frozenset(
         "pool.max_links",
         "queue.max_length",
         "ledger.batch_age_seconds",
+        "governor.user_credits_per_second",
+        "governor.user_credits_per_minute",
+        "governor.user_credits_per_hour",
+        "governor.user_credits_per_six_hours",
+        "governor.server_credits_per_second",
+        "governor.account_credits_per_ten_seconds",
+        "governor.provisioning_requests_per_minute",
+        "governor.fleet_socket_opens_per_second",
+        "governor.item_credits",
         "link.backoff_hold_seconds",
         "redis.snapshot_seconds",
         "api.port",
@@ -49,10 +61,12 @@ def broken_rules(settings: Settings) -> list[str]:
         *_numbers(settings),
         *_node(settings),
         *_metaapi(settings.metaapi),
+        *_governor(settings.governor),
         *_link(settings.link, settings.metaapi),
         *_pool(settings.pool, settings.link),
         *_queue(settings),
         *_stores(settings),
+        *_health(settings.health),
         *_api(settings.api),
     ]
 
@@ -99,11 +113,28 @@ def _is_plain_url(url: str) -> bool:
         return False
 
 
+def _governor(governor: GovernorSettings) -> Iterator[str]:
+    for name in ("even_share_ratio", "quota_warning_ratio"):
+        ratio = getattr(governor, name)
+        if ratio > 1:
+            yield f"governor.{name}: is {ratio}; it is a part of a whole, so at most 1"
+    yield from _ordered(
+        ("governor.breaker_first_seconds", governor.breaker_first_seconds),
+        ("governor.breaker_longest_seconds", governor.breaker_longest_seconds),
+        why="the wait between probes grows from the first to the longest",
+    )
+
+
 def _link(link: LinkSettings, metaapi: MetaApiSettings) -> Iterator[str]:
     yield from _ordered(
         ("metaapi.connect_timeout_seconds", metaapi.connect_timeout_seconds),
         ("link.connect_timeout_seconds", link.connect_timeout_seconds),
         why="a link's connect contains the socket's",
+    )
+    yield from _ordered(
+        ("link.suspect_seconds", link.suspect_seconds),
+        ("link.silence_seconds", link.silence_seconds),
+        why="it bounds what a stream's own pace allows",
     )
     yield from _ordered(
         ("link.stream_overlap_seconds", link.stream_overlap_seconds),
@@ -171,6 +202,21 @@ def _stores(settings: Settings) -> Iterator[str]:
     if settings.redis.url is not None:
         schemes = ("redis://", "rediss://", "unix://")
         yield from _scheme("redis.url", settings.redis.url, schemes)
+
+
+def _health(health: HealthSettings) -> Iterator[str]:
+    for name, written in health.markets.items():
+        try:
+            read_hours(written)
+        except BadHours as problem:
+            yield f"health.markets.{name}: {problem}"
+    if health.incident_part > 1:
+        yield f"health.incident_part: is {health.incident_part}; a part of all links is at most 1"
+    yield from _ordered(
+        ("health.canary_seconds", health.canary_seconds),
+        ("health.canary_ceiling_seconds", health.canary_ceiling_seconds),
+        why="the wait between probes grows from one to the other",
+    )
 
 
 def _scheme(key: str, url: Secret, schemes: tuple[str, ...]) -> Iterator[str]:

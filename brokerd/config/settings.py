@@ -45,13 +45,44 @@ class MetaApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorSettings:
+    """What MetaApi may be asked, of all nodes together; a limit of 0 is not kept.
+
+    MetaApi does not publish its limits; these are the lowest that were seen (metaapi.md 3.2).
+    """
+
+    user_credits_per_second: int = 1_000  # of a token, times its deployed accounts
+    user_credits_per_minute: int = 6_000
+    user_credits_per_hour: int = 18_000
+    user_credits_per_six_hours: int = 43_200
+    server_credits_per_second: int = 2_000  # of a region
+    account_credits_per_ten_seconds: int = 5_000
+    call_credits: int = 50  # what a call costs
+    history_credits: int = 75  # what a page of history costs
+    item_credits: float = 0.65  # and each record on it
+    provisioning_requests_per_minute: int = 600  # of a token; a guess, nothing is known
+    fleet_socket_opens_per_second: int = 25  # each node is bounded by the metaapi section
+    even_share_ratio: float = 0.5  # of each limit goes evenly to the nodes, the rest is drawn from
+    longest_wait_seconds: float = 10.0  # for a turn; whose turn comes later is told so at once
+    breaker_callers: int = 5  # that fail in a row, until nothing is sent to a service any more
+    breaker_first_seconds: float = 1.0  # until it is probed; doubled while that fails
+    breaker_longest_seconds: float = 60.0
+    refused_probe_seconds: float = 900.0  # between probes of a bad token or an empty balance
+    node_count_seconds: float = 5.0  # how old the number of live nodes may be
+    quota_seconds: float = 3_600.0  # between readings of MetaApi's quotas
+    quota_warning_ratio: float = 0.1  # warn when less of a quota is left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSettings:
     """How one link lives (design.md 7)."""
 
     connect_timeout_seconds: float = 60.0
     verify_timeout_seconds: float = 15.0
     sync_stall_seconds: float = 120.0  # a sync without progress for so long has failed
-    silence_seconds: float = 60.0  # no packet at all, not even a heartbeat
+    suspect_seconds: float = 20.0  # silent for so long, a stream that beats faster is suspect
+    silence_seconds: float = 60.0  # silent for so long, every stream is; MetaApi's own limit
+    probe_seconds: float = 4.0  # one look over REST at a suspect; with it 25 s decide
     stream_overlap_seconds: float = 60.0  # what the SDK is asked to replay
     reconnect_overlap_seconds: float = 900.0  # what a pull after a reconnect reads again
     rolling_overlap_seconds: float = 259_200.0  # 72 h: late and edited deals
@@ -69,6 +100,56 @@ class LinkSettings:
     stable_seconds: float = 300.0  # live for so long resets the backoff
     blocked_recheck_seconds: float = 900.0  # a refused link looks again so often
     close_timeout_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisioningSettings:
+    """How MetaApi accounts are created, deployed, undeployed and removed."""
+
+    account_type: str = "cloud-g2"  # what we create; MetaApi's own default
+    reliability: str = "high"  # two terminals; MetaApi advises it for production
+    timeout_seconds: float = 600.0  # from a call to a deployed account; MetaApi needs 1 to 3 min
+    poll_seconds: float = 5.0  # between two lists of what is in transition, one for all links
+    create_retry_seconds: float = 60.0  # between two questions, where MetaApi names no time
+    confirm_seconds: float = 900.0  # until refused credentials of a live link are tried once more
+    recent_seconds: float = 604_800.0  # how lately such a link must have been live
+    validation_lock_seconds: float = 3_600.0  # MetaApi's lock after too many refused credentials
+    failed_deploy_retry_seconds: float = 21_600.0  # six hours: what each start is billed for
+    refusal_memory_seconds: float = 86_400.0  # how long a refusal is believed without asking
+    rejected_memory_seconds: float = 2_592_000.0  # likewise credentials the broker refused
+    abandon_seconds: float = 900.0  # then an account nobody wants any more is not created late
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneySettings:
+    """What MetaApi charges, in US dollars without tax; its list prices for cloud-g2."""
+
+    add_usd: float = 2.10  # an account, once; sources differ on adding it again, so: each time
+    deployment_usd: float = 0.072  # each start, which is six hours
+    failed_attempt_usd: float = 0.105  # refused credentials or undetected broker settings
+    deployed_hour_usd: float = 0.012  # per resource slot; high reliability takes two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    """What may be spent on chargeable attempts before somebody looks; windows slide."""
+
+    link_attempts: int = 6  # of one link in a day: an add, a start or two, a few wrong passwords
+    link_usd: float = 5.0
+    user_attempts: int = 20  # of all links of one user in a day
+    user_usd: float = 25.0
+    day_attempts: int = 2_000  # of the whole fleet in a day
+    day_usd: float = 500.0
+    fleet_attempts: int = 20_000  # of the whole fleet in thirty days
+    fleet_usd: float = 5_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretsSettings:
+    """The keys that seal passwords while they wait. Without keys no password is taken."""
+
+    keys: Mapping[str, Secret] = field(default_factory=dict)  # by id; old ones still open
+    current: str = ""  # the id of the key that seals from now on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +223,31 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MarketHours:
+    """When a broker server trades, in its own time zone; spans as `Mon 00:05-Fri 23:55`."""
+
+    time_zone: str
+    open: tuple[str, ...]
+    pauses: tuple[str, ...] = ()  # within the open spans, as each night's restart
+    holidays: tuple[str, ...] = ()  # whole days, as 2026-12-25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    """What is expected of links, and when many that fail are one incident."""
+
+    markets: Mapping[str, MarketHours] = field(default_factory=dict)  # by server name or pattern
+    incident_links: int = 3  # fewer that fail together are no incident
+    incident_part: float = 0.5  # of a scope's links
+    incident_window_seconds: float = 60.0  # what "together" means
+    canary_seconds: float = (
+        30.0  # between the first two probes of an incident; later ones wait more
+    )
+    canary_ceiling_seconds: float = 900.0
+    returns_per_second: float = 5.0  # links that come back once a canary is live
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """How much is logged."""
 
@@ -156,11 +262,17 @@ class Settings:
     metaapi: MetaApiSettings
     database: DatabaseSettings
     api: ApiSettings
+    governor: GovernorSettings = field(default_factory=GovernorSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
+    provisioning: ProvisioningSettings = field(default_factory=ProvisioningSettings)
+    money: MoneySettings = field(default_factory=MoneySettings)
+    budgets: BudgetSettings = field(default_factory=BudgetSettings)
+    secrets: SecretsSettings = field(default_factory=SecretsSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 

@@ -7,6 +7,8 @@ import structlog
 from brokerd.connector import proof
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.hearing import Hearing
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import AccountInformation, LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.settle import Settler
@@ -21,7 +23,10 @@ PROOF_ATTEMPTS = 3
 
 
 class Auditor:
-    """Owns a session's suspects, its balance verdict, and the times both fall due."""
+    """Owns a session's suspects, its balance verdict, and the times both fall due.
+
+    `hearing` is what pulls brought that the stream should have brought.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Auditor:
         ports: LinkPorts,
     ) -> None:
         self._claim = claim
+        self.hearing = Hearing()
         self._verifier = verifier
         self._board = board
         self._puller = puller
@@ -114,8 +120,10 @@ class Auditor:
         """Count what a pull brought; to a live link the stream should have brought it."""
         found = len(pulled.inserted)
         self._ports.metrics.deals_received.labels(path=Source.PULL).inc(found)
-        if self._board.phase is Phase.LIVE:
+        if self._board.phase in {Phase.LIVE, Phase.SUSPECT}:
             self._ports.metrics.deals_missed.inc(found)
+            now = self._ports.clock.monotonic()
+            self.hearing.found(pulled.inserted.values(), now=now)
 
     async def settle(self, pulled: Pulled) -> None:
         """Judge what a pull lacked; raises `Incomplete` when it is the answer that is short."""
@@ -179,7 +187,7 @@ class Auditor:
     async def _find(
         self, since: datetime, before: AccountInformation | None
     ) -> proof.Finding | None:
-        remote = self._claim.spec.metaapi
+        remote = remote_of(self._claim)
         for _ in range(PROOF_ATTEMPTS):
             if before is None:
                 before = await self._ports.rest.account_information(remote)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from brokerd.domain import Backoff
-from brokerd.errors import BrokerdError, RemoteUnavailable, Throttled
+from brokerd.errors import BrokerdError, Held, RemoteUnavailable, Throttled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,6 @@ def after_failure(
 
 def hint_of(failure: BrokerdError) -> float | None:
     """Return the seconds the other side asked us to wait, if it did."""
-    if isinstance(failure, Throttled | RemoteUnavailable):
+    if isinstance(failure, Throttled | Held | RemoteUnavailable):
         return failure.retry_after_seconds
     return None

@@ -1,20 +1,20 @@
-"""Whether the account that answered is the one that was registered."""
+"""Which MetaApi account is a link's, and whether the one that answered was registered."""
 
 from brokerd.connector.ports import AccountInformation, RemoteAccount
-from brokerd.domain import Identity
-from brokerd.errors import IdentityMismatch, NotDeployed
+from brokerd.domain import Claim, Identity, MetaApiRef
+from brokerd.errors import IdentityMismatch
 
 DEPLOYED = "DEPLOYED"
 DEPLOYING = "DEPLOYING"
 
 
-def check_deployed(remote: RemoteAccount) -> None:
-    """Raise `NotDeployed`, saying what to do, unless the account is deployed or about to be."""
-    if remote.state not in (DEPLOYED, DEPLOYING):
-        raise NotDeployed(
-            f"MetaApi account {remote.account_id} is {remote.state}; deploy it in MetaApi, "
-            "brokerd looks again by itself"
-        )
+def remote_of(claim: Claim) -> MetaApiRef:
+    """Return where MetaApi keeps the account; one that is ours to create must exist by now."""
+    place = claim.spec.metaapi
+    if isinstance(place, MetaApiRef):
+        return place
+    assert claim.created_id is not None, f"{claim.link_id} has no MetaApi account yet"
+    return MetaApiRef(token=place.token, account_id=claim.created_id, region=place.region)
 
 
 def check_registered(identity: Identity, remote: RemoteAccount) -> None:

@@ -9,18 +9,21 @@ import structlog
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.ports import LinkPorts
+from brokerd.connector.refusals import judge, reason_of
 from brokerd.connector.session import LinkSession
+from brokerd.connector.silence import Rhythm
+from brokerd.connector.standing import Standing
 from brokerd.connector.states import LinkEvent
-from brokerd.domain import Backoff, Claim, Desired, UserAction
+from brokerd.connector.waiting import await_turn
+from brokerd.domain import Backoff, Claim, Desired, Phase, UserAction
 from brokerd.errors import (
     BrokerdError,
     Fenced,
-    IdentityMismatch,
-    NotDeployed,
+    LinkLost,
+    NotFound,
     Rejected,
     StoreUnavailable,
     Transient,
-    Unauthorized,
     leaves,
 )
 
@@ -28,6 +31,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 RELEASE_RETRY_SECONDS = 1.0
+NEVER_SECONDS = 100 * 365 * 86_400.0
+"""The wait of a link that only a change of its spec or credentials leads on."""
 
 
 class _Order(Enum):
@@ -51,6 +56,7 @@ class Link:
         self._settings = ports.settings
         self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
         self._backoff = claim.backoff
+        self._rhythm = Rhythm()
         self._order = _Order.STAY
         self._told = asyncio.Event()
 
@@ -72,36 +78,90 @@ class Link:
         """Live until the slot is given back; raises `Fenced` when it was taken."""
         self._board.open()
         try:
-            await self._board.enter(LinkEvent.CLAIMED, "Claimed")
-            while self._order is not _Order.LEAVE:
-                delay_seconds = await self._attempt()
-                if delay_seconds is None or self._order is not _Order.STAY:
-                    await self._obey()  # also what we were told while we noted the failure
-                elif delay_seconds > self._settings.backoff_hold_seconds:
-                    await self._release(delay_seconds)
-                    return
-                else:
-                    await self._hold(delay_seconds)
-            await self._leave()
+            async with asyncio.TaskGroup() as attempts:
+                await self._stay(attempts)
+        except ExceptionGroup as group:
+            raise _fence_or(group) from None
         finally:
             self._board.close()
 
-    async def _attempt(self) -> float | None:
-        """Dial once; return the seconds to wait after its failure, None when told something."""
-        session = LinkSession(self._claim, board=self._board, ports=self._ports)
+    async def _stay(self, attempts: asyncio.TaskGroup) -> None:
+        """Dial again and again, until the slot is given back."""
+        self._ports.incidents.joined(self._claim)
+        await self._board.enter(LinkEvent.CLAIMED, "Claimed")
+        while self._order is not _Order.LEAVE:
+            delay_seconds = await self._attempt(attempts)
+            if delay_seconds is None or self._order is not _Order.STAY:
+                await self._obey()  # also what we were told while we noted the failure
+            elif delay_seconds > self._settings.backoff_hold_seconds:
+                await self._release(delay_seconds)
+                return
+            else:
+                await self._hold(delay_seconds)
+        await self._leave()
+
+    async def _attempt(self, attempts: asyncio.TaskGroup) -> float | None:
+        """Dial once; return the seconds to wait after its failure, None when told something.
+
+        In a task of its own: before Python 3.13 a group that failed leaves the task it ran in
+        marked as being cancelled, and every later `asyncio.timeout` there may end that task.
+        """
+        standing = Standing(on_stood=self._forgive, ports=self._ports)
+        name = f"attempt:{self._claim.link_id}"
+        failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+        if standing.has_stood:
+            await self._forgive()
+        if isinstance(failure, _Told):
+            return None
+        self._ports.incidents.lost(self._claim.link_id)
+        if isinstance(failure, NotFound) and standing.was_live:
+            failure = LinkLost(f"what was there a moment ago is looked for once more: {failure}")
+        return await self._fail(failure)
+
+    async def _forgive(self) -> None:
+        """Forget the failures before a session that stood; a restart must not remember them."""
+        if self._backoff.attempt:
+            self._backoff = Backoff()
+            self._board.note_attempt(0)
+            await self._save_backoff()
+
+    async def _carry_out(self, standing: Standing) -> ExceptionGroup[Exception]:
+        """Dial and stay until that fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
-                group.create_task(session.run(), name=f"session:{self._claim.link_id}")
-        except ExceptionGroup as group:
-            failure = _gravest(group)
-            if session.stood_seconds >= self._settings.stable_seconds:
-                self._backoff = Backoff()
-                self._board.note_attempt(0)
-            if isinstance(failure, _Told):
-                return None
-            return await self._fail(failure)
+                group.create_task(self._dial(standing), name=f"session:{self._claim.link_id}")
+        except ExceptionGroup as failures:
+            return failures
         raise AssertionError("a session ends only by raising")
+
+    async def _dial(self, standing: Standing) -> None:
+        """Have the account deployed, then open a session and stay in it."""
+        await self._await_turn()
+        await self._board.enter(LinkEvent.DIALLED, "Dialling")
+
+        async def working(reason: str) -> None:
+            await self._board.enter(LinkEvent.PREPARING, reason)
+
+        provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
+        if self._board.phase is Phase.PROVISIONING:
+            await self._board.enter(LinkEvent.DIALLED, "Dialling")
+        session = LinkSession(
+            provisioned,
+            rhythm=self._rhythm,
+            standing=standing,
+            board=self._board,
+            ports=self._ports,
+        )
+        await session.run()
+
+    async def _await_turn(self) -> None:
+        """Wait in the slot while others of its incident come back first."""
+        link_id = self._claim.link_id
+        if self._ports.incidents.turn(link_id) > 0:
+            message = "many links failed together; one probes, the others follow one by one"
+            await self._board.enter(LinkEvent.LOST, "Incident", message=message)
+            await await_turn(link_id, is_called_off=lambda: False, ports=self._ports)
 
     async def _listen(self) -> None:
         await self._await_order()
@@ -112,14 +172,17 @@ class Link:
         self._ports.metrics.link_failures.labels(code=failure.code).inc()
         if isinstance(failure, Rejected):
             return await self._refuse(failure)
+        hint_seconds = hint_of(failure)
         wait = after_failure(
             self._backoff,
             base_seconds=self._settings.backoff_base_seconds,
             ceiling_seconds=self._settings.backoff_ceiling_seconds,
-            hint_seconds=hint_of(failure),
+            hint_seconds=hint_seconds,
             random=self._ports.random,
         )
-        level = log.warning if self._backoff.attempt == 0 else log.debug
+        is_new = self._backoff.attempt == 0
+        is_expected = self._ports.incidents.is_out_of_hours(self._claim)
+        level = (log.info if is_expected else log.warning) if is_new else log.debug
         level(
             "link.lost",
             link_id=self._claim.link_id,
@@ -129,32 +192,37 @@ class Link:
         )
         self._backoff = wait.backoff
         self._board.note_attempt(wait.backoff.attempt)
-        await self._end_attempt(LinkEvent.LOST, failure, wait.delay_seconds)
+        is_long = (hint_seconds or 0.0) > self._settings.blocked_recheck_seconds
+        is_blocked = is_long or failure.user_action is not UserAction.NONE
+        event = LinkEvent.REFUSED if is_blocked else LinkEvent.LOST
+        await self._end_attempt(event, failure, wait.delay_seconds)
         return wait.delay_seconds
 
     async def _refuse(self, failure: Rejected) -> float:
-        delay_seconds = self._settings.blocked_recheck_seconds
-        is_mismatch = isinstance(failure, IdentityMismatch)
-        log.error(
+        verdict = judge(failure, self._settings)
+        level = log.warning if verdict.event is LinkEvent.AUTH_DOUBTED else log.error
+        level(
             "link.refused",
             link_id=self._claim.link_id,
             code=failure.code,
             problem=str(failure),
-            delay_seconds=delay_seconds,
+            delay_seconds=verdict.delay_seconds,
         )
-        event = LinkEvent.MISMATCHED if is_mismatch else LinkEvent.REFUSED
-        await self._end_attempt(event, failure, delay_seconds)
-        return delay_seconds
+        await self._end_attempt(verdict.event, failure, verdict.delay_seconds)
+        return NEVER_SECONDS if verdict.delay_seconds is None else verdict.delay_seconds
 
     async def _end_attempt(
-        self, event: LinkEvent, failure: BrokerdError, delay_seconds: float
+        self, event: LinkEvent, failure: BrokerdError, delay_seconds: float | None
     ) -> None:
+        next_attempt_at = None
+        if delay_seconds is not None:
+            next_attempt_at = self._ports.clock.now() + timedelta(seconds=delay_seconds)
         await self._board.enter(
             event,
-            _reason(failure),
+            reason_of(failure),
             message=str(failure),
-            user_action=_user_action(failure),
-            next_attempt_at=self._ports.clock.now() + timedelta(seconds=delay_seconds),
+            user_action=failure.user_action,
+            next_attempt_at=next_attempt_at,
         )
 
     async def _obey(self) -> None:
@@ -190,11 +258,14 @@ class Link:
 
     async def _leave(self) -> None:
         """Give the slot back for good or until somebody else takes the link."""
+        self._ports.incidents.left(self._claim.link_id)
         await self._board.enter(LinkEvent.LEAVING, "Leaving")
         if self._claim.is_deleted:
             await self._board.enter(LinkEvent.DELETED, "Deleted")
         elif self._claim.spec.desired is Desired.PAUSED:
             await self._board.enter(LinkEvent.UNWANTED, "Paused")
+        elif self._claim.spec.desired is Desired.STOPPED:
+            await self._board.enter(LinkEvent.STOPPED, "Stopped")
         else:
             await self._board.enter(LinkEvent.RELEASED, "NodeDrained")
         await self._board.note_generation(self._claim.generation)
@@ -223,44 +294,28 @@ class Link:
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:
-    return (earlier.spec.metaapi, earlier.spec.sync_from) != (
+    return (earlier.spec.metaapi, earlier.spec.sync_from, earlier.credential_version) != (
         later.spec.metaapi,
         later.spec.sync_from,
+        later.credential_version,
     )
+
+
+def _fence_or(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the fence among what ended a link, which decides; else all of it, as it came."""
+    return next((failure for failure in leaves(group) if isinstance(failure, Fenced)), group)
 
 
 def _gravest(group: ExceptionGroup[Exception]) -> BrokerdError | _Told:
     """Return what decides of all that ended an attempt.
 
-    A bug is raised as it came, a fence as itself; then an order, a refusal, a loss.
+    What is no failure of a link, a fence or a bug, is raised; then an order, a refusal, a loss.
     """
     failures = list(leaves(group))
-    for failure in failures:
-        if isinstance(failure, Fenced):
-            raise failure
-        if not isinstance(failure, Rejected | Transient | _Told):
-            raise group
+    if not all(isinstance(failure, Rejected | Transient | _Told) for failure in failures):
+        raise _fence_or(group)
     for kind in (_Told, Rejected, Transient):
         for failure in failures:
             if isinstance(failure, kind):
                 return failure
     raise group
-
-
-def _reason(failure: BrokerdError) -> str:
-    """Return the failure's stable code in the form conditions use: CamelCase."""
-    return "".join(part.capitalize() for part in failure.code.split("_"))
-
-
-def _user_action(failure: BrokerdError) -> UserAction:
-    match failure:
-        case NotDeployed():
-            return UserAction.DEPLOY_ACCOUNT
-        case Unauthorized():
-            return UserAction.FIX_TOKEN
-        case IdentityMismatch():
-            return UserAction.FIX_IDENTITY
-        case Rejected():
-            return UserAction.CONTACT_OPERATOR
-        case _:
-            return UserAction.NONE

@@ -1,7 +1,7 @@
 """What one link needs from the world: MetaApi's two sides, the ledger, and its own lease."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from brokerd.domain import (
     Backoff,
     BadRecord,
     Book,
+    Claim,
     Deal,
     DealId,
     Fence,
@@ -274,13 +275,69 @@ class LeaseHandle(Protocol):
         """Store the link's status, and the transition when its phase changed."""
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
-        """Give the slot back; the link may be claimed again after the delay."""
+        """Give the slot back; the link may be claimed again after the delay.
+
+        At once if its spec changed and nobody reported to have seen that: it may be what it needs.
+        """
+
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back: the errand of that generation is done. A newer one waits on."""
 
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Store the backoff while the lease is kept."""
 
     async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
         """Store the account's modes at the first connect; later say whether they are the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provisioned:
+    """A link whose MetaApi account is deployed: its claim, which knows the account by now."""
+
+    claim: Claim
+    account: RemoteAccount
+
+
+Working = Callable[[str], Awaitable[None]]
+"""Told, with a reason, when something has to be done or waited for at MetaApi."""
+
+
+class Provisioning(Protocol):
+    """Brings a link's MetaApi account up. Raises `Transient`, `Rejected` or `Fenced`."""
+
+    async def deployed(self, claim: Claim, *, working: Working) -> Provisioned:
+        """Return once the account is deployed: at once if it is, else after minutes."""
+
+    async def restarted(self, claim: Claim, *, working: Working) -> Provisioned:
+        """Undeploy and deploy: whether the broker still lets us in, no other question tells.
+
+        It costs a deployment; whether it is worth that the caller decides.
+        """
+
+
+class Incidents(Protocol):
+    """What links that share a server, a region or the node do when many of them fail together.
+
+    None of its methods waits or fails.
+    """
+
+    def joined(self, claim: Claim) -> None:
+        """Note that a link runs here."""
+
+    def left(self, link_id: LinkId) -> None:
+        """Note that a link is not wanted here any more."""
+
+    def lost(self, link_id: LinkId) -> None:
+        """Note that a link failed; nothing comes of one that was not live."""
+
+    def live(self, link_id: LinkId) -> None:
+        """Note that a link is live."""
+
+    def turn(self, link_id: LinkId) -> float:
+        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
+
+    def is_out_of_hours(self, claim: Claim) -> bool:
+        """Say whether the link's broker is closed, so that silence and losses are expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,11 +348,13 @@ class LinkPorts:
     """
 
     rest: RestPort
+    provisioning: Provisioning
     stream: StreamPort
     ledger: Ledger
     windows: Windows
     long_pulls: asyncio.Semaphore
     lease: LeaseHandle
+    incidents: Incidents
     settings: LinkSettings
     clock: Clock
     random: Random

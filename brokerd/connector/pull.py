@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import PAGE_LIMIT, DealsPage, HeldDeal, LinkPorts
 from brokerd.connector.quarantine import PullQuarantine, open_quarantine
 from brokerd.domain import Claim, Deal, DealId, LinkWrite, Source, WriteOutcome
@@ -24,15 +25,15 @@ HORIZON = timedelta(days=1)
 class Pulled:
     """What a pull of [start, end) did; unless it `is_last`, the next one starts at `end`.
 
-    `missing` are deals the ledger holds of the span and the answer lacked. `fetched_at` is when
-    the pull began: what is before both it and `end` is covered.
+    `inserted` are new deals with their times, `missing` deals the ledger holds of the span and the
+    answer lacked. `fetched_at` is when the pull began: what is before both it and `end` is covered.
     """
 
     start: datetime
     end: datetime
     is_last: bool
     fetched_at: datetime
-    inserted: frozenset[DealId]
+    inserted: Mapping[DealId, datetime]
     revised: frozenset[DealId]
     held: Mapping[DealId, HeldDeal]
     missing: Mapping[DealId, HeldDeal]
@@ -71,14 +72,14 @@ class Puller:
         held = await self._ledger.held(account_id, start=start, end=end)
         reading = _Reading(start=start, end=end, max_pages=self._max_pages)
         quarantine = await open_quarantine(self._claim, ledger=self._ledger)
-        missing, inserted, revised = dict(held), set[DealId](), set[DealId]()
+        missing, inserted, revised = dict(held), dict[DealId, datetime](), set[DealId]()
         while not reading.is_done:
             page_fetched_at = self._clock.now()
             page = await self._page(start, end, reading.offset)
             deals = reading.take(page)
             await quarantine.keep(page)
             done = await self.commit(deals, fetched_at=page_fetched_at)
-            inserted |= done.inserted
+            inserted |= _times(deals, done.inserted)
             revised |= done.revised
             quarantine.saw(page.deals, refused=done.refused)
             for deal_id in _present(page):
@@ -92,7 +93,7 @@ class Puller:
             end=reading.end,
             is_last=reading.end == asked_end,
             fetched_at=fetched_at,
-            inserted=frozenset(inserted),
+            inserted=inserted,
             revised=frozenset(revised),
             held=held,
             missing=missing,
@@ -116,13 +117,13 @@ class Puller:
             )
         )
 
-    async def _heal(self, quarantine: PullQuarantine) -> frozenset[DealId]:
+    async def _heal(self, quarantine: PullQuarantine) -> Mapping[DealId, datetime]:
         """Store what can be read again, close what healed; return the deals that were new."""
-        inserted: set[DealId] = set()
+        inserted: dict[DealId, datetime] = {}
         replayed: set[int] = set()
         for record, deal in quarantine.replays():
             done = await self.commit((deal,), fetched_at=record.seen_at)
-            inserted |= done.inserted
+            inserted |= _times((deal,), done.inserted)
             if not done.refused:
                 replayed.add(record.quarantine_id)
         await quarantine.close(frozenset(replayed))
@@ -130,10 +131,10 @@ class Puller:
             left = await self._ledger.quarantine.open_records(self._claim.fence.account_id)
             if left:
                 raise Incomplete(f"unreadable deals in quarantine, which blocks: {len(left)}")
-        return frozenset(inserted)
+        return inserted
 
     async def _page(self, start: datetime, end: datetime, offset: int) -> DealsPage:
-        page = await self._rest.deals(self._claim.spec.metaapi, start=start, end=end, offset=offset)
+        page = await self._rest.deals(remote_of(self._claim), start=start, end=end, offset=offset)
         if page.is_synchronizing:
             raise Synchronizing(f"MetaApi still synchronizes the history of {self._claim.link_id}")
         return page
@@ -172,6 +173,10 @@ class _Reading:
         if self._pages_left <= 0 and self._is_ordered and self._last_time > self._start:
             self.is_done, self.end = True, self._last_time
         return deals
+
+
+def _times(deals: tuple[Deal, ...], inserted: frozenset[DealId]) -> dict[DealId, datetime]:
+    return {deal.deal_id: deal.time for deal in deals if deal.deal_id in inserted}
 
 
 def _is_ordered(deals: tuple[Deal, ...]) -> bool:

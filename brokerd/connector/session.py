@@ -1,53 +1,46 @@
-"""One open session of a link, from the dial to its loss: a reader of hints, a keeper of truth.
+"""One open session of a link, from the dial to its loss: the keeper of truth beside its reader.
 
-Theory. The reader takes what the stream brings and commits deals within milliseconds; it judges
-nothing. The keeper owns the phase: it verifies who answered, pulls history until the ledger is
-complete, and from then on pulls again at a pace, after every interruption and whenever the stream
-admits a loss. Only pulls close windows, so whatever the stream does, completeness is the keeper's
-word. Until the keeper knows whose account answered, and again after every interruption, the reader
-holds deals back. The two share a handful of fields; neither awaits between reading and writing
-them.
+Theory. The reader (reader.py) takes what the stream brings, as hints. The keeper owns the phase: it
+verifies who answered, pulls history until the ledger is complete, and from then on pulls again at
+a pace, after every interruption and whenever the stream admits a loss. Only pulls close windows,
+so whatever the stream does, completeness is the keeper's word.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
 from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
-from brokerd.connector.backoff import after_failure, hint_of
+from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.coverage import Coverage
-from brokerd.connector.ports import (
-    AccountInformation,
-    BrokerStatus,
-    Connected,
-    DealSeen,
-    Disconnected,
-    Gap,
-    LinkPorts,
-    Session,
-    StreamEvent,
-    Synchronized,
-)
+from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
-from brokerd.connector.states import LinkEvent
+from brokerd.connector.reader import Reader
+from brokerd.connector.silence import Rhythm
+from brokerd.connector.standing import Standing
+from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
-from brokerd.domain import Backoff, Claim, Deal, DealId, LinkWrite, Source
-from brokerd.errors import IdentityMismatch, LinkLost, Transient
+from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
+from brokerd.connector.watch import Watch
+from brokerd.domain import Phase
+from brokerd.errors import (
+    ConnectTimeout,
+    IdentityMismatch,
+    StreamDeaf,
+    SyncStalled,
+    TimedOut,
+    Transient,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-MAX_EARLY_DEALS = 10_000
-"""Deals held back until we know whose they are; the pull that follows brings all others."""
-TIMER_SECONDS = 0.001
-"""The shortest wait: a timer may fire a rounding early, and what is due then would not be yet."""
 
-T = TypeVar("T")
 CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
 """How the pull of a span is tried: once, or through failures."""
 
@@ -58,142 +51,75 @@ async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
 
 
 class LinkSession:
-    """One attempt of a link: it ends by raising, or by being cancelled."""
+    """One attempt of a link: it ends by raising, or by being cancelled.
 
-    def __init__(self, claim: Claim, *, board: Board, ports: LinkPorts) -> None:
-        self._claim = claim
+    Its account is deployed. `rhythm` is what earlier sessions learnt of the heartbeats; `standing`
+    tells how long it lived.
+    """
+
+    def __init__(
+        self,
+        provisioned: Provisioned,
+        *,
+        rhythm: Rhythm,
+        standing: Standing,
+        board: Board,
+        ports: LinkPorts,
+    ) -> None:
+        self._standing = standing
+        self._claim = claim = provisioned.claim
+        self._reliability = provisioned.account.reliability
         self._board = board
         self._ports = ports
         self._settings = ports.settings
+        self._limits = {phase: each.seconds for phase, each in deadlines(ports.settings).items()}
         self._clock = ports.clock
-        self._remote = claim.spec.metaapi
+        self._remote = identity.remote_of(claim)
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
             puller=self._puller,
             ports=ports,
-            is_interrupted=lambda: self._was_interrupted,
+            is_interrupted=lambda: self._reader.was_interrupted,
         )
         self._audit = Auditor(
-            claim, board=board, puller=self._puller, verifier=self._verifier, ports=ports
+            claim,
+            board=board,
+            puller=self._puller,
+            verifier=self._verifier,
+            ports=ports,
         )
+        self._hearing = self._audit.hearing
+        self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
+        self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
         self._coverage = Coverage(claim, ports=ports)
-        self._news = asyncio.Event()
-        self._is_up = False
-        self._is_broker_up = True
-        self._is_stream_synchronized = False
-        self._is_identified = False
-        self._is_committing = False
-        self._early: dict[DealId, Deal] = {}
-        self._was_interrupted = False
-        self._gap_reason: str | None = None
-        self._heard_at = ports.clock.monotonic()
-        self._away_since: float | None = None
-        self._was_live = False
-        self._live_since: float | None = None
-        self._stood_seconds = 0.0
+        self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
-        await self._board.enter(LinkEvent.DIALLED, "Dialling")
-        remote = await self._ports.rest.account(self._remote)
-        identity.check_registered(self._claim.spec.identity, remote)
-        identity.check_deployed(remote)
         await self._coverage.read()
         session = await self._ports.stream.open(
             self._remote,
-            reliability=remote.reliability,
+            reliability=self._reliability,
             synced_through=self._coverage.stream_start,
         )
-        self._heard_at = self._clock.monotonic()
+        self._reader.listen_anew()
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(session), name=f"read:{self._claim.link_id}")
+            async with self._group as group:
+                group.create_task(self._reader.read(session), name=f"read:{self._claim.link_id}")
+                group.create_task(self._watch.run(), name=f"watch:{self._claim.link_id}")
                 group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
         finally:
-            self._end_live()
-            await session.close()
-
-    # The reader.
-
-    async def _read(self, session: Session) -> None:
-        while True:
-            events = await session.receive()
-            received_at = self._clock.monotonic()
-            self._heard_at = received_at
-            deals = self._note(events)
-            if not self._is_identified:
-                self._hold_back(deals)
-            elif deals:
-                self._is_committing = True
-                await self._commit(deals.values())
-                self._is_committing = False
-                self._heard_at = self._clock.monotonic()
-                self._ports.metrics.commit_latency.observe(self._heard_at - received_at)
-
-    def _note(self, events: Sequence[StreamEvent]) -> Mapping[DealId, Deal]:
-        """Fold events into what the keeper looks at; return the deals among them."""
-        deals: dict[DealId, Deal] = {}
-        for event in events:
-            match event:
-                case DealSeen(deal=deal):
-                    deals[deal.deal_id] = deal
-                case Gap(reason=reason):
-                    self._gap_reason = reason
-                    self._ports.metrics.stream_gaps.labels(reason=reason).inc()
-                case _:
-                    self._follow(event)
-        if len(deals) < len(events):
-            self._news.set()
-        return deals
-
-    def _follow(self, event: Connected | Synchronized | Disconnected | BrokerStatus) -> None:
-        """Follow the terminal's ups and downs."""
-        match event:
-            case Connected():
-                if self._is_up:  # without a Disconnected: the terminal began anew
-                    self._interrupt()
-                self._is_up = True
-                self._is_stream_synchronized = False
-            case Synchronized():
-                self._is_stream_synchronized = True
-            case Disconnected():
-                self._interrupt()
-                self._is_up = False
-                self._is_stream_synchronized = False
-            case BrokerStatus(is_connected=is_connected):
-                if self._is_broker_up and not is_connected:
-                    self._interrupt()
-                self._is_broker_up = is_connected
-
-    def _interrupt(self) -> None:
-        """Doubt everything until the keeper has looked: also who will answer next."""
-        self._was_interrupted = True
-        self._is_identified = False
-
-    def _hold_back(self, deals: Mapping[DealId, Deal]) -> None:
-        if len(self._early) + len(deals) <= MAX_EARLY_DEALS:
-            self._early.update(deals)
-
-    async def _commit(self, deals: Collection[Deal]) -> None:
-        self._ports.metrics.deals_received.labels(path=Source.STREAM).inc(len(deals))
-        await self._ports.ledger.write(
-            LinkWrite(
-                fence=self._claim.fence,
-                link_id=self._claim.link_id,
-                user_id=self._claim.spec.user_id,
-                source=Source.STREAM,
-                deals=tuple(deals),
-            )
-        )
-
-    # The keeper.
+            self._standing.leave()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits[Phase.DRAINING]):
+                    await session.close()
 
     async def _keep(self, session: Session) -> None:
-        self._away_since = self._clock.monotonic()
+        self._standing.leave()
         await self._wait_up()
         await self._board.enter(LinkEvent.ANSWERED, "Answered")
-        information = await self._identify(self._settings.verify_timeout_seconds)
+        information = await self._identify(self._limits[Phase.VERIFYING])
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
         while True:
@@ -201,72 +127,86 @@ class LinkSession:
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
-        if not (self._was_interrupted or self._gap_reason):
-            await self._wait_news(min(self._audit.next_due(), self._verifier.due))
+        if not (self._reader.was_interrupted or self._reader.gap_reason):
+            await self._wait_news(self._next_due())
         await self._board.flush()
-        if self._was_interrupted:
+        if self._reader.was_interrupted:
             await self._recover(session)
-        elif self._gap_reason is not None:
-            reason, self._gap_reason = self._gap_reason, None
-            if not self._audit.is_pull_put_off:  # else the one that waits will read further back
-                await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
-        elif self._audit.is_pull_due():
-            await self._try_pull(session, self._settings.rolling_overlap_seconds, kind="rolling")
-        elif self._audit.is_proof_due():
-            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
-        elif self._clock.monotonic() >= self._verifier.due:
-            await self._look_back()
+            return
+        await self._standing.look()
+        job = self._next_job(session)
+        if job is not None:
+            await self._do(job)
+
+    def _next_due(self) -> float:
+        return min(
+            self._audit.next_due(), self._verifier.due, self._hearing.due, self._standing.due
+        )
+
+    def _next_job(self, session: Session) -> Coroutine[object, object, None] | None:
+        """Return what is to be done now, if anything is."""
+        settings, now = self._settings, self._clock.monotonic()
+        if now >= self._hearing.due:
+            self._detected("deaf", since=now - self._hearing.missed_seconds(self._clock.now()))
+            raise StreamDeaf("the stream beats, but only pulls bring deals")
+        if self._reader.gap_reason is not None:
+            reason, self._reader.gap_reason = self._reader.gap_reason, None
+            if self._audit.is_pull_put_off:  # the one that waits will read further back
+                return None
+            return self._fill_gap(session, reason)
+        if self._audit.is_pull_due():
+            return self._roll(session)
+        if self._audit.is_proof_due():
+            return self._audit.prove(self._coverage.since(settings.reconnect_overlap_seconds))
+        return self._look_back() if now >= self._verifier.due else None
+
+    async def _do(self, job: Coroutine[object, object, None]) -> None:
+        """Do what an interruption ends at once: from then on we do not know who answers."""
+        if self._reader.was_interrupted:
+            job.close()
+            return
+        task = self._group.create_task(job, name=f"job:{self._claim.link_id}")
+        self._reader.on_interrupt = task.cancel
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._reader.on_interrupt = None
 
     async def _recover(self, session: Session) -> None:
         """Come back after an interruption on the same session."""
-        self._away_since = self._away_since or self._clock.monotonic()
-        self._end_live()
+        self._standing.leave()
+        self._detected("interruption", since=self._reader.interrupted_at)
+        self._ports.incidents.lost(self._claim.link_id)
         await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
         await self._wait_up()
-        information = await self._identify(self._settings.sync_stall_seconds)
+        await await_turn(
+            self._claim.link_id,
+            is_called_off=lambda: self._reader.was_interrupted,
+            ports=self._ports,
+        )
+        information = await self._identify(self._limits[Phase.SYNCING])
         await self._become_live(session, before=information)
 
     async def _become_live(self, session: Session, *, before: AccountInformation) -> None:
         """Sync, be live, prove it; what interrupts the sync is left to the next turn."""
         if not await self._sync(session):
             return
-        now = self._clock.monotonic()
-        self._live_since = now
+        self._standing.arrive()
+        self._ports.incidents.live(self._claim.link_id)
+        self._hearing.begin(self._clock.now())
         await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
-        if self._was_live:
-            self._ports.metrics.reconnects.inc()
-        if self._away_since is not None:
-            cause = "reconnect" if self._was_live else "first"
-            self._ports.metrics.time_to_live.labels(cause=cause).observe(now - self._away_since)
-        self._was_live = True
-        self._away_since = None
-        await self._audit.prove(
-            self._coverage.since(self._settings.reconnect_overlap_seconds), before=before
-        )
-
-    def _end_live(self) -> None:
-        if self._live_since is not None:
-            stood = self._clock.monotonic() - self._live_since
-            self._stood_seconds = max(self._stood_seconds, stood)
-        self._live_since = None
-
-    @property
-    def stood_seconds(self) -> float:
-        """Return the longest time an ended session was live without a break."""
-        return self._stood_seconds
+        since = self._coverage.since(self._settings.reconnect_overlap_seconds)
+        await self._do(self._audit.prove(since, before=before))
 
     def _why_down(self) -> str:
-        if not self._is_broker_up:
+        if not self._reader.is_broker_up:
             return "BrokerDisconnected"
-        return "Resynchronizing" if self._is_up else "Reconnecting"
+        return "Resynchronizing" if self._reader.is_terminal_up else "Reconnecting"
 
     async def _identify(self, limit_seconds: float) -> AccountInformation:
         """Verify who answered; then the stream's deals may pass, those held back first."""
-        information = await self._persevere(self._verify, limit_seconds)
-        self._is_identified = not self._was_interrupted
-        if self._is_identified and self._early:
-            early, self._early = self._early, {}
-            await self._commit(early.values())
+        information = await persevere(self._verify, limit_seconds=limit_seconds, ports=self._ports)
+        await self._reader.let_pass()
         return information
 
     async def _verify(self) -> AccountInformation:
@@ -286,34 +226,51 @@ class LinkSession:
 
     async def _sync(self, session: Session) -> bool:
         """Pull until the ledger is complete and the stream caught up; False when interrupted."""
-        self._gap_reason = None
-        stall_seconds = self._settings.sync_stall_seconds
+        self._reader.gap_reason = None
+        stall_seconds = self._limits[Phase.SYNCING]
 
-        async def persevere(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
-            async def attempt() -> Pulled:
-                self._check_silence()
-                return await span()
-
-            return await self._persevere(attempt, stall_seconds)
+        async def through_failures(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
+            return await persevere(span, limit_seconds=stall_seconds, ports=self._ports)
 
         await self._pull(
-            session, self._settings.reconnect_overlap_seconds, kind="sync", carry_out=persevere
+            session,
+            self._settings.reconnect_overlap_seconds,
+            kind="sync",
+            carry_out=through_failures,
         )
         await self._wait_until(
-            lambda: self._is_stream_synchronized or self._was_interrupted,
-            self._settings.sync_stall_seconds,
-            "the stream never finished its synchronization",
+            lambda: self._reader.is_synchronized or self._reader.was_interrupted,
+            SyncStalled("the stream did not finish its synchronization"),
+            limit_seconds=stall_seconds,
         )
-        return not self._was_interrupted
+        return not self._reader.was_interrupted
 
-    async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> None:
+    async def _fill_gap(self, session: Session, reason: str) -> None:
+        """Pull what the stream admitted to have lost."""
+        told_at = self._reader.gap_at
+        found = await self._try_pull(session, self._settings.reconnect_overlap_seconds, kind=reason)
+        if found is not None:
+            self._detected("gap", since=told_at)
+            await self._prove_found(found)
+
+    async def _roll(self, session: Session) -> None:
+        """Pull as far back as late and edited deals are looked for."""
+        found = await self._try_pull(
+            session, self._settings.rolling_overlap_seconds, kind="rolling"
+        )
+        if found is not None:
+            await self._prove_found(found)
+
+    async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> int | None:
         """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
         try:
-            found = await self._pull(session, overlap_seconds, kind=kind)
+            return await self._pull(session, overlap_seconds, kind=kind)
         except Transient as failure:
             self._ports.metrics.pulls.labels(kind=kind, outcome=failure.code).inc()
             self._audit.pull_failed(failure)
-            return
+            return None
+
+    async def _prove_found(self, found: int) -> None:
         if found or self._audit.is_unsettled:
             await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
@@ -342,7 +299,7 @@ class LinkSession:
         pulled = await carry_out(partial(self._pull_span, start))
         found += len(pulled.inserted)
         while not pulled.is_last:
-            if self._was_interrupted:
+            if self._reader.was_interrupted:
                 return found  # we no longer know who answers; the recovery's pull goes on
             self._ports.metrics.windows.labels(outcome="split").inc()
             async with self._ports.long_pulls:
@@ -367,64 +324,35 @@ class LinkSession:
 
     # Waiting.
 
-    async def _persevere(self, attempt: Callable[[], Awaitable[T]], limit_seconds: float) -> T:
-        """Repeat an attempt through transient failures until the limit, with backoff between."""
-        deadline = self._clock.monotonic() + limit_seconds
-        backoff = Backoff()
-        while True:
-            try:
-                return await attempt()
-            except Transient as failure:
-                wait = after_failure(
-                    backoff,
-                    base_seconds=self._settings.backoff_base_seconds,
-                    ceiling_seconds=limit_seconds / 4,
-                    hint_seconds=hint_of(failure),
-                    random=self._ports.random,
-                )
-                if self._clock.monotonic() + wait.delay_seconds > deadline:
-                    raise
-                backoff = wait.backoff
-                await asyncio.sleep(wait.delay_seconds)
-
     async def _wait_up(self) -> None:
         """Wait until terminal and broker answer; a broker that is away may stay away."""
         await self._wait_until(
-            lambda: self._is_up and self._is_broker_up,
-            self._settings.connect_timeout_seconds,
-            "no terminal of the account answered",
+            lambda: self._reader.is_up,
+            ConnectTimeout("no terminal of the account answered"),
+            limit_seconds=self._limits[Phase.CONNECTING],
         )
-        self._was_interrupted = False
+        self._reader.was_interrupted = False
 
     async def _wait_until(
-        self, is_met: Callable[[], bool], limit_seconds: float, problem: str
+        self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float
     ) -> None:
         began_at = self._clock.monotonic()
         while not is_met():
-            if self._is_up and not self._is_broker_up:
+            if self._reader.is_terminal_up and not self._reader.is_broker_up:
                 began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            self._check_silence()
             remaining = began_at + limit_seconds - self._clock.monotonic()
             if remaining <= 0:
-                raise LinkLost(f"{problem} within {limit_seconds:g} s")
+                raise failure
             await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""
-        silent_seconds = self._settings.silence_seconds - self._silence()
-        seconds = min(due - self._clock.monotonic(), silent_seconds + TIMER_SECONDS)
-        try:
+        seconds = due - self._clock.monotonic()
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(TIMER_SECONDS, seconds)):
-                await self._news.wait()
-        except TimeoutError:
-            self._check_silence()
-        self._news.clear()
+                await self._reader.news.wait()
+        self._reader.news.clear()
 
-    def _check_silence(self) -> None:
-        silence = self._silence()
-        if silence > self._settings.silence_seconds:
-            raise LinkLost(f"nothing heard for {silence:.0f} s, not even a heartbeat")
-
-    def _silence(self) -> float:
-        """Return for how long nothing came; while a commit is under way, we do not listen."""
-        return 0.0 if self._is_committing else self._clock.monotonic() - self._heard_at
+    def _detected(self, signal: str, *, since: float) -> None:
+        seconds = self._clock.monotonic() - since
+        self._ports.metrics.link_detection.labels(signal=signal).observe(seconds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from brokerd.connector.identity import remote_of
 from brokerd.connector.ports import LinkPorts
 from brokerd.connector.pull import Pulled, Puller
 from brokerd.connector.removal import (
@@ -82,9 +83,7 @@ class Settler:
 
     async def _by_ticket(self, deal_id: DealId) -> tuple[Deal, ...]:
         try:
-            answer = await self._ports.rest.deals_by_ticket(
-                self._claim.spec.metaapi, deal_id=deal_id
-            )
+            answer = await self._ports.rest.deals_by_ticket(remote_of(self._claim), deal_id=deal_id)
         except NotFound:
             return ()  # of the deal or of the account: the latter every other call will tell
         if answer.is_synchronizing:
@@ -92,6 +91,6 @@ class Settler:
         return tuple(deal for deal in answer.deals if deal.deal_id == deal_id)
 
     async def _is_shorter_proven(self, pulled: Pulled, gone: list[DealId]) -> bool:
-        information = await self._ports.rest.account_information(self._claim.spec.metaapi)
+        information = await self._ports.rest.account_information(remote_of(self._claim))
         totals = await self._ports.ledger.totals(self._claim.fence.account_id)
         return is_proven_without(information, totals, [pulled.missing[deal] for deal in gone])

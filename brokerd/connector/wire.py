@@ -81,6 +81,12 @@ class _AccountRecord(msgspec.Struct, rename="camel"):
     reliability: str = "regular"  # the smaller promise: one terminal
 
 
+class _AccountsAnswer(msgspec.Struct):
+    """The second shape of a list of accounts (metaapi.md 2.4)."""
+
+    items: list[msgspec.Raw]
+
+
 class _InformationRecord(msgspec.Struct, rename="camel"):
     """MetatraderAccountInformation (metaapi.md 6.4)."""
 
@@ -97,6 +103,7 @@ class _InformationRecord(msgspec.Struct, rename="camel"):
 
 _decode_deal = msgspec.json.Decoder(_DealRecord).decode
 _decode_page = msgspec.json.Decoder(list[msgspec.Raw] | _DealsAnswer).decode
+_decode_accounts = msgspec.json.Decoder(list[msgspec.Raw] | _AccountsAnswer).decode
 _decode_account = msgspec.json.Decoder(_AccountRecord).decode
 _decode_information = msgspec.json.Decoder(_InformationRecord).decode
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -151,7 +158,7 @@ def _salvaged(body: bytes, error: Exception) -> tuple[Sequence[bytes], bool]:
     return records, is_synchronizing
 
 
-def account_from_json(body: bytes) -> RemoteAccount:
+def account_from_json(body: bytes | msgspec.Raw) -> RemoteAccount:
     """Read a provisioned account; raises `MalformedAnswer`."""
     try:
         record = _decode_account(body)
@@ -167,6 +174,19 @@ def account_from_json(body: bytes) -> RemoteAccount:
         region=record.region,
         reliability=record.reliability,
     )
+
+
+def accounts_from_json(body: bytes) -> Sequence[RemoteAccount]:
+    """Read a page of accounts; raises `MalformedAnswer` when it, or one of them, is none.
+
+    An account that we could not read might be the very one that is looked for.
+    """
+    try:
+        answer = _decode_accounts(body)
+    except _UNREADABLE as error:
+        raise MalformedAnswer(f"not a list of MetaApi accounts: {error}") from None
+    records = answer if isinstance(answer, list) else answer.items
+    return tuple(account_from_json(record) for record in records)
 
 
 def account_information_from_json(body: bytes) -> AccountInformation:

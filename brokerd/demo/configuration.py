@@ -38,7 +38,9 @@ drain_seconds = 8
 [link]
 connect_timeout_seconds = 15
 sync_stall_seconds = 20
+suspect_seconds = 6
 silence_seconds = 10
+probe_seconds = 2
 rolling_interval_seconds = 3
 removal_recheck_seconds = 2
 proof_interval_seconds = 3

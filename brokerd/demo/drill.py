@@ -89,7 +89,10 @@ class StoreDrill:
         await self._watcher.look_at(links, "chaos")
         opened = await self._stage.control.sessions()
         return {
-            link.id: (link.status.since, opened.get(link.spec.metaapi.account_id, 0))
+            link.id: (
+                link.status.since,
+                opened.get(self._fleet.members[link.id].account.account_id, 0),
+            )
             for link in links
             if link.status.phase is Phase.LIVE
         }

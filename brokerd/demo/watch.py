@@ -45,7 +45,11 @@ class Watcher:
 
     def accounts_in(self, phase: Phase) -> list[str]:
         """Return the accounts whose links were in this phase."""
-        return [link.spec.metaapi.account_id for link in self.links if link.status.phase is phase]
+        return [
+            link.spec.metaapi.account_id or link.id
+            for link in self.links
+            if link.status.phase is phase
+        ]
 
     def count(self, phase: Phase) -> int:
         """Return how many links were in this phase."""

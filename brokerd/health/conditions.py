@@ -2,16 +2,17 @@
 
 Theory. A condition is True, False or Unknown, and Unknown is an honest answer: nobody looked, or
 what was seen is no longer true of now. A link that nobody runs has no session, whatever was last
-reported of it. The roll-up Ready is True only when every condition that live deals depend on is
-True and the ledger is not disproven; otherwise it carries the reason of the first that fails, in
-the order in which a link comes up.
+reported of it. What a phase says is a table, one row a phase; only where the owner's reason tells
+more does a rule look at it. The roll-up Ready is True only when every condition that live deals
+depend on is True and the ledger is not disproven; otherwise it carries the reason of the first that
+fails, in the order in which a link comes up.
 
 `last_transition_at` is when what a condition is derived from last changed: the phase, the lease
 or the proof. The condition itself may have had its status for longer.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
@@ -27,10 +28,16 @@ class ConditionType(StrEnum):
 
     READY = "Ready"
     CLAIMED = "Claimed"
+    CREDENTIALS_VALID = "CredentialsValid"
+    PROVISIONED = "Provisioned"
     TRANSPORT_CONNECTED = "TransportConnected"
+    BROKER_CONNECTED = "BrokerConnected"
     IDENTITY_VERIFIED = "IdentityVerified"
     SYNCHRONIZED = "Synchronized"
     LEDGER_PROVEN = "LedgerProven"
+    WITHIN_BUDGET = "WithinBudget"
+    MARKET_OPEN = "MarketOpen"
+    DRAINING = "Draining"
 
 
 class Truth(StrEnum):
@@ -52,6 +59,8 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     STARVED = "Starved"
     PAUSED = "Paused"
+    STOPPED = "Stopped"
+    UNDEPLOYING = "Undeploying"
     DELETED = "Deleted"
     NO_SESSION = "NoSession"
     CONNECTING = "Connecting"
@@ -64,6 +73,16 @@ class Reason(StrEnum):
     BALANCE_MISMATCH = "BalanceMismatch"
     NOT_PROVEN = "NotProven"
     DEALS_QUARANTINED = "DealsQuarantined"
+    ACCEPTED = "Accepted"
+    DEPLOYED = "Deployed"
+    PROVISIONING = "Provisioning"
+    BROKER_DISCONNECTED = "BrokerDisconnected"
+    MARKET_CLOSED = "MarketClosed"
+    WITHIN_BUDGET = "WithinBudget"
+    IN_SESSION = "InSession"
+    OUT_OF_SESSION = "OutOfSession"
+    HOURS_UNKNOWN = "HoursUnknown"
+    NOT_DRAINING = "NotDraining"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +102,9 @@ class Facts:
     """What conditions are made of: the owner's last report, and the lease now.
 
     `open_gaps` are deals that the ledger lacks because they cannot be read. `waiting_seconds` is
-    how long a link that may be claimed has waited; None when it does not.
+    how long a link that may be claimed has waited; None when it does not. `has_errand`: its
+    MetaApi account must still be put away. `is_market_open` is by the broker's hours; None when
+    nobody wrote them down.
     """
 
     status: LinkStatus
@@ -94,6 +115,8 @@ class Facts:
     not_before: datetime | None
     waiting_seconds: float | None
     open_gaps: int = 0
+    has_errand: bool = False
+    is_market_open: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +129,97 @@ class Shown:
     since: datetime
 
 
-_UNOWNED_ENDINGS = frozenset({Phase.BACKOFF, Phase.BLOCKED, Phase.QUARANTINED})
-_SESSION_PHASES = frozenset({Phase.VERIFYING, Phase.SYNCING, Phase.LIVE})
-_INTERRUPTIONS = frozenset({"BrokerDisconnected", "Reconnecting"})
+_UNOWNED_ENDINGS = frozenset(
+    {
+        Phase.BACKOFF,
+        Phase.AUTH_SUSPECT,
+        Phase.AUTH_FAILED,
+        Phase.BLOCKED,
+        Phase.QUARANTINED,
+    }
+)
+_RECONNECTING = "Reconnecting"
+_MONEY = frozenset({"Billing", "Quota", "BudgetExhausted"})
+"""Why a link is blocked, where money or a limit is what it lacks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What a condition says; without a reason of its own it gives the owner's."""
+
+    status: Truth
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What a phase says of what a session is made of."""
+
+    credentials: _Said
+    provisioned: _Said
+    transport: _Said
+    broker: _Said
+    identity: _Said
+    synchronized: _Said
+
+
+_UNSEEN = _Said(status=Truth.UNKNOWN, reason=Reason.NOT_CHECKED)
+_AS_TOLD = _Said(status=Truth.FALSE)
+_DOUBTED = _Said(status=Truth.UNKNOWN)
+_NONE = _Said(status=Truth.FALSE, reason=Reason.NO_SESSION)
+_CONNECTING = _Said(status=Truth.FALSE, reason=Reason.CONNECTING)
+_CONNECTED = _Said(status=Truth.TRUE, reason=Reason.CONNECTED)
+_SYNCING = _Said(status=Truth.FALSE, reason=Reason.SYNCING)
+_RESTING = _Row(
+    credentials=_UNSEEN,
+    provisioned=_UNSEEN,
+    transport=_NONE,
+    broker=_UNSEEN,
+    identity=_UNSEEN,
+    synchronized=_NONE,
+)
+_FAILED = replace(_RESTING, transport=_AS_TOLD)
+_LEAVING = replace(_RESTING, transport=_DOUBTED)
+_LIVE = _Row(
+    credentials=_Said(status=Truth.TRUE, reason=Reason.ACCEPTED),
+    provisioned=_Said(status=Truth.TRUE, reason=Reason.DEPLOYED),
+    transport=_CONNECTED,
+    broker=_CONNECTED,
+    identity=_Said(status=Truth.TRUE, reason=Reason.IDENTITY_MATCHES),
+    synchronized=_Said(status=Truth.TRUE, reason=Reason.CAUGHT_UP),
+)
+_ROWS: Mapping[Phase, _Row] = {
+    Phase.QUEUED: _RESTING,
+    Phase.CLAIMED: replace(_RESTING, transport=_CONNECTING),
+    Phase.PROVISIONING: replace(
+        _RESTING, provisioned=_Said(status=Truth.FALSE, reason=Reason.PROVISIONING)
+    ),
+    Phase.CONNECTING: replace(_RESTING, transport=_CONNECTING),
+    Phase.VERIFYING: replace(
+        _LIVE, credentials=_UNSEEN, broker=_UNSEEN, identity=_UNSEEN, synchronized=_SYNCING
+    ),
+    Phase.SYNCING: replace(_LIVE, synchronized=_SYNCING),
+    Phase.LIVE: _LIVE,
+    Phase.SUSPECT: replace(_LIVE, transport=_DOUBTED, broker=_DOUBTED, synchronized=_DOUBTED),
+    Phase.BACKOFF: _FAILED,
+    Phase.AUTH_SUSPECT: replace(_FAILED, credentials=_DOUBTED),
+    Phase.AUTH_FAILED: replace(_FAILED, credentials=_AS_TOLD),
+    Phase.BLOCKED: _FAILED,
+    Phase.QUARANTINED: replace(_FAILED, identity=_AS_TOLD),
+    Phase.DRAINING: _LEAVING,
+    Phase.PAUSED: _RESTING,
+    Phase.STOPPED: replace(_RESTING, provisioned=_Said(status=Truth.FALSE, reason=Reason.STOPPED)),
+    Phase.DELETING: _LEAVING,
+}
+_MAY_BE_UNKNOWN = frozenset(
+    {
+        ConditionType.CREDENTIALS_VALID,
+        ConditionType.PROVISIONED,
+        ConditionType.BROKER_CONNECTED,
+        ConditionType.LEDGER_PROVEN,
+    }
+)
+_SAYS_NOTHING_OF_READY = frozenset({ConditionType.MARKET_OPEN, ConditionType.DRAINING})
 
 
 def shown(facts: Facts) -> Shown:
@@ -124,13 +235,23 @@ def shown(facts: Facts) -> Shown:
     if facts.is_owned:
         return reported
     if facts.desired is Desired.PAUSED:
-        return _resting(reported, Phase.PAUSED, Reason.PAUSED, status.since)
+        return _rested(reported, Phase.PAUSED, Reason.PAUSED, status.since)
+    if facts.desired is Desired.STOPPED:
+        return _stopped(facts, reported)
     if facts.waiting_seconds is None and status.phase in _UNOWNED_ENDINGS:
         return reported
-    return _resting(reported, Phase.QUEUED, Reason.QUEUED, facts.queued_at)
+    return _rested(reported, Phase.QUEUED, Reason.QUEUED, facts.queued_at)
 
 
-def _resting(reported: Shown, phase: Phase, reason: Reason, since: datetime) -> Shown:
+def _stopped(facts: Facts, reported: Shown) -> Shown:
+    """Say whether the account is put away already; why it is not, if that failed."""
+    if facts.has_errand and reported.phase in _UNOWNED_ENDINGS:
+        return reported
+    reason = Reason.UNDEPLOYING if facts.has_errand else Reason.STOPPED
+    return replace(_rested(reported, Phase.STOPPED, reason, reported.since), reason=reason)
+
+
+def _rested(reported: Shown, phase: Phase, reason: Reason, since: datetime) -> Shown:
     if reported.phase is phase:
         return reported
     return Shown(phase=phase, reason=reason, message="", since=since)
@@ -139,81 +260,80 @@ def _resting(reported: Shown, phase: Phase, reason: Reason, since: datetime) -> 
 def conditions(facts: Facts) -> Sequence[Condition]:
     """Return all conditions of a link, Ready first."""
     now = shown(facts)
+    row = _ROWS[now.phase]
     parts = [
         _claimed(facts, now),
-        _transport(facts, now),
-        _identity(facts, now),
-        _synchronized(facts, now),
+        _condition(facts, now, ConditionType.CREDENTIALS_VALID, row.credentials),
+        _condition(facts, now, ConditionType.PROVISIONED, row.provisioned),
+        _condition(facts, now, ConditionType.TRANSPORT_CONNECTED, _transport(now, row)),
+        _condition(facts, now, ConditionType.BROKER_CONNECTED, _broker(facts, now, row)),
+        _condition(facts, now, ConditionType.IDENTITY_VERIFIED, row.identity),
+        _condition(facts, now, ConditionType.SYNCHRONIZED, row.synchronized),
         _proven(facts),
+        _condition(facts, now, ConditionType.WITHIN_BUDGET, _budget(now)),
+        _condition(facts, now, ConditionType.MARKET_OPEN, _market(facts)),
+        _condition(facts, now, ConditionType.DRAINING, _draining(now)),
     ]
     return [_ready(facts, now, parts), *parts]
 
 
 def _ready(facts: Facts, now: Shown, parts: Sequence[Condition]) -> Condition:
     for part in parts:
-        is_proof = part.type is ConditionType.LEDGER_PROVEN
-        if part.status is Truth.FALSE or (part.status is Truth.UNKNOWN and not is_proof):
-            return Condition(
-                type=ConditionType.READY,
-                status=Truth.FALSE,
-                reason=part.reason,
-                message=part.message,
-                last_transition_at=part.last_transition_at,
-                observed_generation=part.observed_generation,
-            )
-    return _condition(facts, now, ConditionType.READY, (Truth.TRUE, Reason.LIVE))
+        is_failing = part.status is Truth.FALSE or (
+            part.status is Truth.UNKNOWN and part.type not in _MAY_BE_UNKNOWN
+        )
+        if is_failing and part.type not in _SAYS_NOTHING_OF_READY:
+            return replace(part, type=ConditionType.READY, status=Truth.FALSE)
+    said = _Said(status=Truth.TRUE, reason=Reason.LIVE)
+    return _condition(facts, now, ConditionType.READY, said)
 
 
 def _claimed(facts: Facts, now: Shown) -> Condition:
-    kind = ConditionType.CLAIMED
     if facts.is_owned:
-        return _condition(facts, now, kind, (Truth.TRUE, Reason.OWNED))
-    if now.phase is Phase.PAUSED:
-        return _condition(facts, now, kind, (Truth.FALSE, Reason.PAUSED))
-    if now.phase in _UNOWNED_ENDINGS:
-        return _condition(facts, now, kind, (Truth.FALSE, now.reason))
-    is_starved = facts.waiting_seconds is not None and facts.waiting_seconds > STARVED_SECONDS
-    return _condition(
-        facts, now, kind, (Truth.FALSE, Reason.STARVED if is_starved else Reason.QUEUED)
-    )
+        said = _Said(status=Truth.TRUE, reason=Reason.OWNED)
+    elif now.phase in {Phase.PAUSED, Phase.STOPPED, *_UNOWNED_ENDINGS}:
+        said = _AS_TOLD
+    elif facts.waiting_seconds is not None and facts.waiting_seconds > STARVED_SECONDS:
+        said = _Said(status=Truth.FALSE, reason=Reason.STARVED)
+    else:
+        said = _Said(status=Truth.FALSE, reason=Reason.QUEUED)
+    return _condition(facts, now, ConditionType.CLAIMED, said)
 
 
-def _transport(facts: Facts, now: Shown) -> Condition:
-    kind = ConditionType.TRANSPORT_CONNECTED
-    match now.phase:
-        case Phase.VERIFYING | Phase.LIVE:
-            said: tuple[Truth, str] = (Truth.TRUE, Reason.CONNECTED)
-        case Phase.SYNCING:
-            is_down = now.reason in _INTERRUPTIONS
-            said = (Truth.FALSE, now.reason) if is_down else (Truth.TRUE, Reason.CONNECTED)
-        case Phase.CLAIMED | Phase.CONNECTING:
-            said = (Truth.FALSE, Reason.CONNECTING)
-        case Phase.BACKOFF | Phase.BLOCKED | Phase.QUARANTINED:
-            said = (Truth.FALSE, now.reason)
-        case Phase.DRAINING | Phase.DELETING:
-            said = (Truth.UNKNOWN, now.reason)
-        case Phase.QUEUED | Phase.PAUSED:
-            said = (Truth.FALSE, Reason.NO_SESSION)
-        case _:
-            assert_never(now.phase)
-    return _condition(facts, now, kind, said)
+def _transport(now: Shown, row: _Row) -> _Said:
+    is_down = now.phase is Phase.SYNCING and now.reason == _RECONNECTING
+    return _AS_TOLD if is_down else row.transport
 
 
-def _identity(facts: Facts, now: Shown) -> Condition:
-    kind = ConditionType.IDENTITY_VERIFIED
-    if now.phase in {Phase.SYNCING, Phase.LIVE}:
-        return _condition(facts, now, kind, (Truth.TRUE, Reason.IDENTITY_MATCHES))
-    if now.phase is Phase.QUARANTINED:
-        return _condition(facts, now, kind, (Truth.FALSE, now.reason))
-    return _condition(facts, now, kind, (Truth.UNKNOWN, Reason.NOT_CHECKED))
+def _broker(facts: Facts, now: Shown, row: _Row) -> _Said:
+    """Say whether the terminal is logged in; out of hours nobody expects it to be."""
+    if now.phase is not Phase.SYNCING or now.reason != Reason.BROKER_DISCONNECTED:
+        return row.broker
+    is_expected = facts.is_market_open is False
+    reason = Reason.MARKET_CLOSED if is_expected else Reason.BROKER_DISCONNECTED
+    return _Said(status=Truth.FALSE, reason=reason)
 
 
-def _synchronized(facts: Facts, now: Shown) -> Condition:
-    kind = ConditionType.SYNCHRONIZED
-    if now.phase is Phase.LIVE:
-        return _condition(facts, now, kind, (Truth.TRUE, Reason.CAUGHT_UP))
-    reason = Reason.SYNCING if now.phase in _SESSION_PHASES else Reason.NO_SESSION
-    return _condition(facts, now, kind, (Truth.FALSE, reason))
+def _budget(now: Shown) -> _Said:
+    if now.phase is Phase.BLOCKED and now.reason in _MONEY:
+        return _AS_TOLD
+    return _Said(status=Truth.TRUE, reason=Reason.WITHIN_BUDGET)
+
+
+def _market(facts: Facts) -> _Said:
+    match facts.is_market_open:
+        case None:
+            return _Said(status=Truth.UNKNOWN, reason=Reason.HOURS_UNKNOWN)
+        case True:
+            return _Said(status=Truth.TRUE, reason=Reason.IN_SESSION)
+        case False:
+            return _Said(status=Truth.FALSE, reason=Reason.OUT_OF_SESSION)
+
+
+def _draining(now: Shown) -> _Said:
+    if now.phase is Phase.DRAINING:
+        return _Said(status=Truth.TRUE)
+    return _Said(status=Truth.FALSE, reason=Reason.NOT_DRAINING)
 
 
 def _proven(facts: Facts) -> Condition:
@@ -240,13 +360,13 @@ def _proven(facts: Facts) -> Condition:
     )
 
 
-def _condition(facts: Facts, now: Shown, kind: ConditionType, said: tuple[Truth, str]) -> Condition:
-    status, reason = said
+def _condition(facts: Facts, now: Shown, kind: ConditionType, said: _Said) -> Condition:
+    tells_more = said.status is not Truth.TRUE and kind not in _SAYS_NOTHING_OF_READY
     return Condition(
         type=kind,
-        status=status,
-        reason=reason,
-        message="" if status is Truth.TRUE else now.message,
+        status=said.status,
+        reason=now.reason if said.reason is None else said.reason,
+        message=now.message if tells_more else "",
         last_transition_at=now.since,
         observed_generation=facts.status.observed_generation,
     )

@@ -26,6 +26,8 @@ COUNT_SECONDS = 1.0
 """The queue is counted no more often; a count costs more the longer the queue is."""
 HINT_PAUSE_SECONDS = 0.05
 """Hints that arrive together are served by one round."""
+MAX_ERRANDS = 4
+"""Errands that a node carries out at once, also beyond `pool.max_links`: they hold no session."""
 CUT_SECONDS = 5.0
 """What links that are cut may take to close their sessions."""
 
@@ -82,15 +84,22 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 slots = Slots(ports=self._ports, group=group, on_free=self.wake.set)
                 self._slots = slots
-                self._progressed_at = self._ports.clock.monotonic()
-                is_hinted = False
-                while not self._is_draining:
-                    await self._round(slots, is_hinted=is_hinted)
-                    is_hinted = await self._pause()
+                try:
+                    await self._fill(slots)
+                except asyncio.CancelledError:
+                    slots.cut(slots.fences, reason="node_ended")
+                    raise
                 slots.send_away(slots.fences, reason="node_drained")  # claimed meanwhile
         finally:
             self._slots = None
             self._ended.set()
+
+    async def _fill(self, slots: Slots) -> None:
+        self._progressed_at = self._ports.clock.monotonic()
+        is_hinted = False
+        while not self._is_draining:
+            await self._round(slots, is_hinted=is_hinted)
+            is_hinted = await self._pause()
 
     async def drain(self) -> None:
         """Stop claiming, send all links away, and cut those that take longer than allowed."""
@@ -133,6 +142,7 @@ class Manager:
     async def _consult(self, slots: Slots, *, is_hinted: bool) -> None:
         """Do what needs Postgres; without it the links simply go on."""
         self._waits_for_store = True
+        self._is_unsure |= slots.take_orphans()
         try:
             if self._is_unsure:
                 await self._reconcile(slots)
@@ -187,12 +197,20 @@ class Manager:
             )
         )
         slots.send_away(decision.evictions, reason="limit_lowered")
-        if not decision.claims:
+        errands = self._errands(slots, is_hinted=is_hinted)
+        if not decision.claims and not errands:
             return
         self._is_unsure = True  # until the answer has arrived
-        claims = await self._queue.claim(self._incarnation, limit=decision.claims)
+        claims = await self._queue.claim(self._incarnation, limit=decision.claims, errands=errands)
         if self._heartbeat.is_frozen:
             return  # the answer came too late to act on; they are found again when we thaw
         for claim in claims:
             slots.open(claim)
         self._is_unsure = False
+
+    def _errands(self, slots: Slots, *, is_hinted: bool) -> int:
+        """Return how many errands to claim; a node without slots serves the API alone."""
+        if self._heartbeat.is_frozen or self._is_draining:
+            return 0
+        waiting = MAX_ERRANDS if is_hinted else self._depth.errands
+        return max(0, min(waiting, MAX_ERRANDS - slots.errands, self.max_links))

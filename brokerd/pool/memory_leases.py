@@ -40,6 +40,9 @@ class MemoryLeases:
         """Give the slot back; the link queues again once the delay passed."""
         lease = self._require_held(fence)
         account = self._state.accounts[fence.account_id]
+        status = self._state.links.get(fence.account_id)
+        if status is not None and account.generation > status.observed_generation:
+            delay_seconds = 0.0
         ready_at = self._state.clock.now() + timedelta(seconds=delay_seconds)
         deadline = deadline_for(
             ready_at,
@@ -54,6 +57,20 @@ class MemoryLeases:
             queued_at=ready_at,
             attempt=backoff.attempt,
             backoff_bound_seconds=backoff.bound_seconds,
+        )
+
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back; without an errand unless a newer spec set one."""
+        lease = self._require_held(fence)
+        is_newer = self._state.accounts[fence.account_id].generation > generation
+        self._state.leases[fence.account_id] = replace(
+            lease,
+            owner=None,
+            not_before=None,
+            attempt=0,
+            backoff_bound_seconds=0.0,
+            queued_at=self._state.clock.now(),
+            has_errand=lease.has_errand and is_newer,
         )
 
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:

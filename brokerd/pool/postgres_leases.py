@@ -9,7 +9,7 @@ from brokerd.errors import Fenced, StoreUnavailable
 from brokerd.ledger.feed import proof_event
 from brokerd.ledger.payload import link_payload, proof_payload
 from brokerd.store.engine import Database
-from brokerd.store.tables import accounts, leases
+from brokerd.store.tables import accounts, leases, links
 
 _FENCE = sa.and_(
     leases.c.account_id == sa.bindparam("fenced_account"),
@@ -116,6 +116,13 @@ class PostgresLeases:
         """Give the slot back; the link queues again once the delay passed."""
         await self._update(self._release, fence, backoff, delay_seconds=delay_seconds)
 
+    async def finish(self, fence: Fence, *, generation: int) -> None:
+        """Give the lease back; without an errand unless a newer spec set one."""
+        values = {**_fence(fence), "done_generation": generation}
+        async with self._database.statement() as connection:
+            finished = await connection.execute(_FINISH, values)
+        _require_held(finished.rowcount)
+
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Store the backoff while the lease is kept."""
         await self._update(_SAVE_BACKOFF, fence, backoff)
@@ -147,6 +154,20 @@ class PostgresLeases:
         _require_held(updated.rowcount)
 
 
+_FINISH = (
+    sa.update(leases)
+    .where(_FENCE, accounts.c.account_id == leases.c.account_id)
+    .values(
+        owner=None,
+        not_before=None,
+        attempt=0,
+        backoff_bound=0.0,
+        queued_at=sa.func.now(),
+        has_errand=sa.and_(
+            leases.c.has_errand, accounts.c.generation > sa.bindparam("done_generation")
+        ),
+    )
+)
 _SAVE_BACKOFF = (
     sa.update(leases)
     .where(_FENCE)
@@ -158,22 +179,38 @@ def _release(patience_seconds: Mapping[Priority, float]) -> sa.Update:
     """Build the release; `queue.deadlines.deadline_for` by the database's clock.
 
     A failed link has waited since it might have a slot again, not since it failed. One that was
-    sent away keeps its deadline: a restart of its node must not put it behind everybody else.
+    sent away keeps its deadline: a restart of its node must not put it behind everybody else. One
+    whose spec changed unseen waits for nothing: the change may be what it needs. The account's
+    row is locked for that before the lease's, as whoever changes a spec locks them.
     """
+    account = (
+        sa.select(
+            accounts.c.account_id,
+            accounts.c.priority,
+            sa.func.coalesce(accounts.c.generation > links.c.observed_generation, sa.false()).label(
+                "is_changed"
+            ),
+        )
+        .outerjoin(links, links.c.account_id == accounts.c.account_id)
+        .where(accounts.c.account_id == sa.bindparam("fenced_account"))
+        .with_for_update(read=True, of=accounts)
+        .cte("account")
+    )
     delay = sa.bindparam("delay_seconds", type_=sa.Double)
+    is_waiting = sa.and_(delay > 0, ~account.c.is_changed)
     patience = sa.case(
         {priority.value: seconds for priority, seconds in patience_seconds.items()},
-        value=accounts.c.priority,
+        value=account.c.priority,
     )
     ready_at = sa.func.now() + _interval(delay)
-    return _SAVE_BACKOFF.where(accounts.c.account_id == leases.c.account_id).values(
+    return _SAVE_BACKOFF.where(account.c.account_id == leases.c.account_id).values(
         owner=None,
-        not_before=sa.case((delay > 0, ready_at)),
+        not_before=sa.case((is_waiting, ready_at)),
         deadline=sa.case(
-            (delay > 0, ready_at + _interval(sa.cast(patience, sa.Double))),
+            (is_waiting, ready_at + _interval(sa.cast(patience, sa.Double))),
             else_=leases.c.deadline,
         ),
-        queued_at=ready_at,
+        queued_at=sa.case((is_waiting, ready_at), else_=sa.func.now()),
     )
 
 

@@ -17,6 +17,7 @@ from brokerd.clock import Clock
 from brokerd.config.settings import LinkSettings
 from brokerd.connector.backoff import Wait, after_failure
 from brokerd.connector.ports import LeaseHandle
+from brokerd.connector.provisioning.errand import is_errand
 from brokerd.domain import AccountId, Claim, Desired, Fence, LinkStatus, Phase, UserAction
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
 from brokerd.pool.ports import RunningLink
@@ -65,6 +66,7 @@ class _Slot:
     claim: Claim
     link: RunningLink
     task: asyncio.Task[None]
+    is_errand: bool
     is_leaving: bool = False
     is_cut: bool = False
 
@@ -79,6 +81,7 @@ class Slots:
         self._group = group
         self._on_free = on_free
         self._slots: dict[Fence, _Slot] = {}
+        self._has_orphans = False
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -91,7 +94,21 @@ class Slots:
     @property
     def staying(self) -> Sequence[Fence]:
         """Return what runs here and was not told to leave, in the order of claiming."""
-        return [fence for fence, slot in self._slots.items() if not slot.is_leaving]
+        return [
+            fence
+            for fence, slot in self._slots.items()
+            if not slot.is_leaving and not slot.is_errand
+        ]
+
+    @property
+    def errands(self) -> int:
+        """Return how many errands run here: they take slots, and go beyond them."""
+        return sum(slot.is_errand for slot in self._slots.values())
+
+    def take_orphans(self) -> bool:
+        """Say, once, whether a link was cancelled though nobody cut it: its lease is ours still."""
+        has_orphans, self._has_orphans = self._has_orphans, False
+        return has_orphans
 
     def open(self, claim: Claim) -> None:
         """Run a link that was just claimed; its task starts once an earlier one of it ended.
@@ -105,9 +122,11 @@ class Slots:
             self._occupy(claim, link, self._tasks_of(claim.fence.account_id)),
             name=f"link:{claim.link_id}",
         )
-        self._slots[claim.fence] = _Slot(claim=claim, link=link, task=task)
+        self._slots[claim.fence] = _Slot(
+            claim=claim, link=link, task=task, is_errand=is_errand(claim)
+        )
         # not a `finally` in the task: one that is cut before its first step never gets there
-        task.add_done_callback(lambda _: self._free(claim.fence))
+        task.add_done_callback(lambda ended: self._free(claim, ended))
         self._show()
         log.info("pool.slot_granted", link_id=claim.link_id, epoch=claim.fence.epoch)
 
@@ -162,8 +181,11 @@ class Slots:
         except Exception as failure:  # noqa: BLE001  # the supervisor: one link's bug ends no other
             await self._survive(claim, failure)
 
-    def _free(self, fence: Fence) -> None:
-        del self._slots[fence]
+    def _free(self, claim: Claim, ended: asyncio.Task[None]) -> None:
+        slot = self._slots.pop(claim.fence)
+        if ended.cancelled() and not slot.is_cut:
+            log.error("link.vanished", link_id=claim.link_id, epoch=claim.fence.epoch)
+            self._has_orphans = True
         self._show()
         self._on_free()
 

@@ -1,41 +1,10 @@
-"""Run statements of the fleet one caller at a time: claims, births and deaths of nodes.
+"""The lock that claims, births and deaths of nodes exclude each other by."""
 
-Theory. What a claim may take depends on rows that other claims and burials change, so they exclude
-each other by one advisory lock. The lock lives as long as the transaction, and a transaction that
-waits for its client would stop the whole fleet's claims when that client is stopped. So lock and
-statements travel in one message, which PostgreSQL runs as one transaction of its own to the end.
-Each statement in it takes a new snapshot: behind the lock it sees all that was committed before.
-"""
+from functools import partial
 
-from collections.abc import Mapping, Sequence
+from brokerd.store.locked import run_behind
 
-import psycopg
-from psycopg import sql
-from psycopg.rows import TupleRow
+FLEET_LOCK = 0x62726F6B65726401
+"""The key is "brokerd" and 1; migrations hold 0, those who join the queue 2, spending 3."""
 
-from brokerd.store.engine import Database
-
-_LOCK_KEY = 0x62726F6B65726401  # "brokerd", 1; migrations hold 0
-_LOCK = sql.SQL("SELECT pg_advisory_xact_lock({})").format(_LOCK_KEY)
-
-
-async def run_locked(
-    database: Database, *statements: sql.Composable, parameters: Mapping[str, object]
-) -> Sequence[Sequence[TupleRow]]:
-    """Run the statements behind the fleet's lock, whole or not at all; return each one's rows.
-
-    Raises `StoreUnavailable`; whether they were committed is then unknown.
-    """
-    async with database.statement() as connection:
-        raw = (await connection.get_raw_connection()).driver_connection
-        if not isinstance(raw, psycopg.AsyncConnection):
-            raise TypeError(f"not a connection of psycopg: {type(raw)}")
-        # Parameters bound on our side are what lets several statements share one message.
-        async with psycopg.AsyncClientCursor(raw) as cursor:
-            await cursor.execute(sql.SQL("; ").join([_LOCK, *statements]), parameters)
-            return [await _rows_of_next(cursor) for _ in statements]
-
-
-async def _rows_of_next(cursor: psycopg.AsyncClientCursor[TupleRow]) -> Sequence[TupleRow]:
-    cursor.nextset()
-    return await cursor.fetchall() if cursor.description is not None else ()
+run_locked = partial(run_behind, FLEET_LOCK)

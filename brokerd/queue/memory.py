@@ -16,15 +16,16 @@ class MemoryQueue:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
-        """Take up to `limit` waiting links, earliest deadline first."""
+    async def claim(
+        self, incarnation: Incarnation, *, limit: int, errands: int = 0
+    ) -> Sequence[Claim]:
+        """Take up to `limit` waiting links, earliest deadline first, and errands beside them."""
         node = self._state.nodes.get(incarnation)
         if node is None or node.closed_at is not None:
             raise Fenced("this incarnation was closed")
         free = node.max_links - len(self._held(incarnation))
-        return [
-            self._take(lease, incarnation) for lease in self._ready()[: max(0, min(limit, free))]
-        ]
+        taken = [*self._ready()[: max(0, min(limit, free))], *self._errands()[:errands]]
+        return [self._take(lease, incarnation) for lease in taken]
 
     async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
         """Return the links we own whose spec is newer than what their owner reported."""
@@ -47,6 +48,20 @@ class MemoryQueue:
             ready=len(ready),
             in_backoff=len(self._unowned()) - len(ready),
             oldest_seconds=max(0.0, (now - oldest).total_seconds()),
+            errands=len(self._errands()),
+        )
+
+    def _errands(self) -> Sequence[LeaseRow]:
+        now = self._state.clock.now()
+        return sorted(
+            (
+                lease
+                for lease in self._state.leases.values()
+                if lease.owner is None
+                and lease.has_errand
+                and (lease.not_before is None or lease.not_before <= now)
+            ),
+            key=lambda lease: (lease.queued_at, lease.account_id),
         )
 
     def _unowned(self) -> Sequence[LeaseRow]:
@@ -93,4 +108,7 @@ class MemoryQueue:
             generation=account.generation,
             is_deleted=account.deleted_at is not None,
             backoff=Backoff(attempt=lease.attempt, bound_seconds=lease.backoff_bound_seconds),
+            created_id=account.created_id,
+            removes_remote=account.removes_remote,
+            credential_version=account.credential_version,
         )

@@ -9,11 +9,16 @@ from brokerd.domain import Claim, Incarnation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDepth:
-    """How many links wait: `ready` may be claimed now, `in_backoff` not before their time."""
+    """How many links wait: `ready` may be claimed now, `in_backoff` not before their time.
+
+    `errands` are links that are not wanted and that somebody must put away at MetaApi; they may be
+    claimed now.
+    """
 
     ready: int
     in_backoff: int
     oldest_seconds: float
+    errands: int = 0
 
 
 class Queue(Protocol):
@@ -22,10 +27,13 @@ class Queue(Protocol):
     Every method raises `StoreUnavailable` when Postgres is away.
     """
 
-    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+    async def claim(
+        self, incarnation: Incarnation, *, limit: int, errands: int = 0
+    ) -> Sequence[Claim]:
         """Take up to `limit` waiting links, earliest deadline first; each claim raises the epoch.
 
-        Raises `Fenced` when this incarnation was closed.
+        Up to so many errands come beside them, oldest first, even where no slot is free. Raises
+        `Fenced` when this incarnation was closed.
         """
 
     async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:

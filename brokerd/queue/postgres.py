@@ -17,7 +17,6 @@ from brokerd.domain import (
     Incarnation,
     LinkId,
     LinkSpec,
-    MetaApiRef,
     Platform,
     Priority,
     UserId,
@@ -26,6 +25,7 @@ from brokerd.errors import Fenced
 from brokerd.queue.fleet_lock import run_locked
 from brokerd.queue.ports import QueueDepth
 from brokerd.store.engine import Database
+from brokerd.store.place import place_of
 from brokerd.store.tables import accounts, leases, links
 
 _IS_OPEN = sql.SQL(
@@ -63,10 +63,35 @@ WITH node AS (
     lease.deadline
 )
 SELECT taken.account_id, taken.owner, taken.epoch, taken.attempt, taken.backoff_bound,
-  link_id, user_id, platform, login, server, currency, token, metaapi_account_id, region,
-  desired, priority, sync_from, max_staleness_seconds, labels, generation, deleted_at
+  link_id, user_id, platform, login, server, currency, token, metaapi_account_id,
+  created_account_id, region, desired, priority, sync_from, max_staleness_seconds, labels,
+  generation, credential_version, deleted_at, removes_remote
 FROM taken JOIN brokerd.accounts USING (account_id)
 ORDER BY taken.deadline, taken.account_id
+""")
+
+# They need no slot: a fleet that is full must still be able to stop what costs money.
+_TAKE_ERRANDS = sql.SQL("""
+WITH next AS (
+  SELECT account_id FROM brokerd.leases
+  WHERE owner IS NULL AND has_errand AND not_before IS NULL
+  ORDER BY queued_at, account_id
+  LIMIT %(errands)s
+  FOR UPDATE SKIP LOCKED
+), taken AS (
+  UPDATE brokerd.leases AS lease SET owner = node.incarnation, epoch = lease.epoch + 1
+  FROM next, brokerd.nodes AS node
+  WHERE lease.account_id = next.account_id
+    AND node.incarnation = %(incarnation)s AND node.closed_at IS NULL
+  RETURNING lease.account_id, lease.owner, lease.epoch, lease.attempt, lease.backoff_bound,
+    lease.queued_at
+)
+SELECT taken.account_id, taken.owner, taken.epoch, taken.attempt, taken.backoff_bound,
+  link_id, user_id, platform, login, server, currency, token, metaapi_account_id,
+  created_account_id, region, desired, priority, sync_from, max_staleness_seconds, labels,
+  generation, credential_version, deleted_at, removes_remote
+FROM taken JOIN brokerd.accounts USING (account_id)
+ORDER BY taken.queued_at, taken.account_id
 """)
 
 
@@ -85,7 +110,8 @@ class _ClaimRow(NamedTuple):
     server: str
     currency: str
     token: str
-    metaapi_account_id: str
+    metaapi_account_id: str | None
+    created_account_id: str | None
     region: str
     desired: str
     priority: str
@@ -93,7 +119,9 @@ class _ClaimRow(NamedTuple):
     max_staleness_seconds: int | None
     labels: Mapping[str, str]
     generation: int
+    credential_version: int
     deleted_at: datetime | None
+    removes_remote: bool
 
 
 _OWNED = (
@@ -111,7 +139,8 @@ _CHANGED = _OWNED.outerjoin(links, links.c.account_id == leases.c.account_id).wh
 
 _DEPTH = sa.text("""
 SELECT queue.length + late.ready, late.waiting,
-  coalesce(extract(epoch FROM clock_timestamp() - least(queue.oldest, late.oldest))::float8, 0)
+  coalesce(extract(epoch FROM clock_timestamp() - least(queue.oldest, late.oldest))::float8, 0),
+  errands.ready
 FROM (
   SELECT count(*) AS length, min(queued_at) AS oldest FROM brokerd.leases
   WHERE owner IS NULL AND is_wanted AND not_before IS NULL
@@ -120,7 +149,10 @@ FROM (
     count(*) FILTER (WHERE not_before > now()) AS waiting,
     min(queued_at) FILTER (WHERE not_before <= now()) AS oldest
   FROM brokerd.leases WHERE owner IS NULL AND is_wanted AND not_before IS NOT NULL
-) AS late
+) AS late, (
+  SELECT count(*) AS ready FROM brokerd.leases
+  WHERE owner IS NULL AND has_errand AND (not_before IS NULL OR not_before <= now())
+) AS errands
 """)
 
 
@@ -130,18 +162,21 @@ class PostgresQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
-        """Take up to `limit` waiting links, earliest deadline first."""
-        is_open, _, taken = await run_locked(
+    async def claim(
+        self, incarnation: Incarnation, *, limit: int, errands: int = 0
+    ) -> Sequence[Claim]:
+        """Take up to `limit` waiting links, earliest deadline first, and errands beside them."""
+        is_open, _, taken, sent = await run_locked(
             self._database,
             _IS_OPEN,
             _END_BACKOFFS,
             _TAKE,
-            parameters={"incarnation": incarnation, "limit": limit},
+            _TAKE_ERRANDS,
+            parameters={"incarnation": incarnation, "limit": limit, "errands": errands},
         )
         if not is_open:
             raise Fenced("this incarnation was closed")
-        return [_claim(_ClaimRow._make(row)) for row in taken]
+        return [_claim(_ClaimRow._make(row)) for row in (*taken, *sent)]
 
     async def changed(self, incarnation: Incarnation) -> Sequence[Claim]:
         """Return the links we own whose spec is newer than what their owner reported."""
@@ -154,9 +189,13 @@ class PostgresQueue:
     async def depth(self) -> QueueDepth:
         """Count what waits."""
         async with self._database.statement() as connection:
-            ready, in_backoff, oldest_seconds = (await connection.execute(_DEPTH)).one()
+            row = (await connection.execute(_DEPTH)).one()
+        ready, in_backoff, oldest_seconds, errands = row
         return QueueDepth(
-            ready=ready, in_backoff=in_backoff, oldest_seconds=max(0.0, oldest_seconds)
+            ready=ready,
+            in_backoff=in_backoff,
+            oldest_seconds=max(0.0, oldest_seconds),
+            errands=errands,
         )
 
     async def _claims(
@@ -179,6 +218,9 @@ def _claim(row: _ClaimRow) -> Claim:
         generation=row.generation,
         is_deleted=row.deleted_at is not None,
         backoff=Backoff(attempt=row.attempt, bound_seconds=row.backoff_bound),
+        created_id=row.created_account_id,
+        removes_remote=row.removes_remote,
+        credential_version=row.credential_version,
     )
 
 
@@ -187,7 +229,7 @@ def _spec(row: _ClaimRow) -> LinkSpec:
         user_id=UserId(row.user_id),
         desired=Desired(row.desired),
         priority=Priority(row.priority),
-        metaapi=MetaApiRef(token=row.token, account_id=row.metaapi_account_id, region=row.region),
+        metaapi=place_of(row.token, row.metaapi_account_id, row.region),
         identity=Identity(
             platform=Platform(row.platform),
             login=row.login,

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from brokerd.domain import Platform
 from brokerd.errors import InvalidRequest
-from brokerd.sandbox.facts import ProvisioningState, Reliability
+from brokerd.sandbox.facts import DEFAULT_OWNER, ProvisioningState, Reliability
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.symbols import ServerSpec, open_server
-from brokerd.sandbox.truth import AccountSpec, Broker, TradeServer, TruthAccount
+from brokerd.sandbox.trading import AccountSpec, TradeServer, TradingAccount
+from brokerd.sandbox.truth import Broker, TruthAccount
 
 _ROUNDING = 1e-9
 
@@ -28,13 +29,20 @@ class Mix:
     currency: str = "USD"
     region: str = "new-york"
     state: ProvisioningState = ProvisioningState.DEPLOYED
+    owner: str = DEFAULT_OWNER
     high_share: float = 0.0
     netting_share: float = 0.0
     past: Past = field(default_factory=Past)
 
 
 def make_accounts(mix: Mix, *, broker: Broker, market: Market) -> list[TruthAccount]:
-    """Open the accounts and write their pasts; raises `InvalidRequest`."""
+    """Open the accounts, at the broker and at MetaApi; raises `InvalidRequest`."""
+    logins = open_logins(mix, broker=broker, market=market)
+    return [broker.host(trading, spec=trading.spec) for trading in logins]
+
+
+def open_logins(mix: Mix, *, broker: Broker, market: Market) -> list[TradingAccount]:
+    """Open trading accounts, of which MetaApi knows nothing, and write their pasts; likewise."""
     if mix.platform is Platform.MT4 and mix.netting_share:
         raise InvalidRequest("MT4 accounts do not net")
     server = _server(mix, broker)
@@ -42,9 +50,9 @@ def make_accounts(mix: Mix, *, broker: Broker, market: Market) -> list[TruthAcco
         raise InvalidRequest(f"{server.name} has {len(server.specs)} symbols for the positions")
     made = []
     for number in range(mix.count):
-        account = broker.add_account(_spec(mix, number=number, server=server))
-        market.seed(account, mix.past)
-        made.append(account)
+        trading = broker.open_login(_spec(mix, number=number, server=server))
+        market.seed(trading, mix.past)
+        made.append(trading)
     return made
 
 
@@ -57,6 +65,7 @@ def _spec(mix: Mix, *, number: int, server: TradeServer) -> AccountSpec:
         reliability=reliability,
         is_hedging=not _is_chosen(number // 2, mix.netting_share),
         state=mix.state,
+        owner=mix.owner,
     )
 
 

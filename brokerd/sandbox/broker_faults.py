@@ -80,7 +80,7 @@ class BrokerFaults:
             return
         for account in self._cut_off:
             if account.connection_status is ConnectionStatus.DISCONNECTED_FROM_BROKER:
-                account.set_connection(ConnectionStatus.CONNECTED)
+                account.log_in()
         self._disconnect = fault
         self._cut_off = [a for a in self._broker.accounts.values() if self._is_cut_off(a)]
         for account in self._cut_off:

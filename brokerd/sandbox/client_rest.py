@@ -13,10 +13,21 @@ from aiohttp import web
 
 from brokerd.errors import NotConnected, NotFound
 from brokerd.sandbox import wire
+from brokerd.sandbox.credits import Call
 from brokerd.sandbox.facts import TruthDeal, TruthOrder
-from brokerd.sandbox.faults import FaultKind, Faults
-from brokerd.sandbox.rest_gate import Gate, Handler, Service, json_answer, json_array, moment
-from brokerd.sandbox.truth import Broker, TruthAccount
+from brokerd.sandbox.faults import FaultKind
+from brokerd.sandbox.rest_gate import (
+    ITEMS,
+    USER,
+    Gate,
+    Handler,
+    Service,
+    json_answer,
+    json_array,
+    moment,
+)
+from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.truth import TruthAccount
 
 _MAX_PAGE = 1000
 _ACCOUNT = "/users/current/accounts/{account_id}"
@@ -56,29 +67,46 @@ class _Page(msgspec.Struct):
 class ClientRest:
     """The service's handlers."""
 
-    def __init__(self, broker: Broker, *, gate: Gate, faults: Faults) -> None:
-        self._broker = broker
+    def __init__(self, state: MetaApiState, *, gate: Gate) -> None:
+        self._state = state
+        self._broker = state.broker
+        self._faults = state.faults
         self._gate = gate
-        self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
         """Return the service's routes."""
-        handlers: dict[str, Handler] = {
-            f"{_ACCOUNT}/account-information": self.account_information,
-            f"{_ACCOUNT}/positions": self.positions,
-            f"{_ACCOUNT}/positions/{{position_id}}": self.position,
-            f"{_ACCOUNT}/orders": self.pending_orders,
-            f"{_ACCOUNT}/history-deals/time/{{start}}/{{end}}": self.deals_by_time,
-            f"{_ACCOUNT}/history-deals/ticket/{{ticket}}": self.deals_by_ticket,
-            f"{_ACCOUNT}/history-deals/position/{{position_id}}": self.deals_by_position,
-            f"{_ACCOUNT}/history-orders/time/{{start}}/{{end}}": self.orders_by_time,
-            f"{_ACCOUNT}/history-orders/ticket/{{ticket}}": self.orders_by_ticket,
-            f"{_ACCOUNT}/history-orders/position/{{position_id}}": self.orders_by_position,
-            f"{_ACCOUNT}/server-time": self.server_time,
-            "/hashing-ignored-field-lists": self.hashing_ignored_fields,
-        }
-        guard = self._gate.guard
-        return [web.get(path, guard(h, service=Service.CLIENT)) for path, h in handlers.items()]
+        handlers: tuple[tuple[str, str, Handler], ...] = (
+            ("account-information", "getAccountInformation", self.account_information),
+            ("positions", "getPositions", self.positions),
+            ("positions/{position_id}", "getPosition", self.position),
+            ("orders", "getOrders", self.pending_orders),
+            ("history-deals/time/{start}/{end}", "getDealsByTimeRange", self.deals_by_time),
+            ("history-deals/ticket/{ticket}", "getDealsByTicket", self.deals_by_ticket),
+            ("history-deals/position/{position_id}", "getDealsByPosition", self.deals_by_position),
+            (
+                "history-orders/time/{start}/{end}",
+                "getHistoryOrdersByTimeRange",
+                self.orders_by_time,
+            ),
+            ("history-orders/ticket/{ticket}", "getHistoryOrdersByTicket", self.orders_by_ticket),
+            (
+                "history-orders/position/{position_id}",
+                "getHistoryOrdersByPosition",
+                self.orders_by_position,
+            ),
+            ("server-time", "getServerTime", self.server_time),
+        )
+        guard, service = self._gate.guard, Service.CLIENT
+        fields = guard(self.hashing_ignored_fields, service=service)
+        usage = guard(self.credit_usage, service=service)
+        return [
+            web.get("/hashing-ignored-field-lists", fields),
+            web.get(f"{_ACCOUNT}/credits", usage),
+            *(
+                web.get(f"{_ACCOUNT}/{path}", guard(handler, service=service, method=method))
+                for path, method, handler in handlers
+            ),
+        ]
 
     async def account_information(self, request: web.Request) -> web.Response:
         """Answer with balance, credit, equity and the account's modes."""
@@ -111,6 +139,7 @@ class ClientRest:
             partial = account.deals(start=start, end=end)
             return self._partial_deals(account, partial)
         deals = account.deals(start=start, end=end, offset=page.offset, limit=page.limit)
+        request[ITEMS] = len(deals)
         return json_answer(json_array(_deals(account, deals)))
 
     async def deals_by_ticket(self, request: web.Request) -> web.Response:
@@ -130,6 +159,7 @@ class ClientRest:
         if self._is_partial(account):
             return self._partial_orders(account, account.orders(start=start, end=end))
         orders = account.orders(start=start, end=end, offset=page.offset, limit=page.limit)
+        request[ITEMS] = len(orders)
         return json_answer(json_array(_orders(account, orders)))
 
     async def orders_by_ticket(self, request: web.Request) -> web.Response:
@@ -147,6 +177,16 @@ class ClientRest:
         account, now = self._account(request), self._broker.now()
         local = wire.broker_time(now, utc_offset=account.server.utc_offset)
         return web.json_response({"time": wire.iso_time(now), "brokerTime": local})
+
+    async def credit_usage(self, request: web.Request) -> web.Response:
+        """Answer with the CPU credits in the way of a call for this account, and what is left."""
+        call = Call(
+            method="credits",
+            owner=request[USER].name,
+            account_id=self._broker.account(request.match_info["account_id"]).metaapi_id,
+            server=request.headers.get("client-id", ""),
+        )
+        return web.json_response(self._state.credits.usage(call))
 
     async def hashing_ignored_fields(self, _request: web.Request) -> web.Response:
         """Answer with the fields that neither side hashes."""

@@ -4,28 +4,24 @@ Everything lies under /control/ and answers only to this machine. Amounts are de
 is compared with a ledger must not pass through a double.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import ip_address
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
-import msgspec
 from aiohttp import web
 
 from brokerd.domain import DealId
-from brokerd.errors import InvalidRequest, NotFound
+from brokerd.errors import NotFound
 from brokerd.sandbox import control_requests as requests
 from brokerd.sandbox import control_views as views
 from brokerd.sandbox.accounts import make_accounts
+from brokerd.sandbox.control_http import ControlHandler, answer_with, body_of, guarded
 from brokerd.sandbox.facts import Booking
-from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.faults import AnyFault, FaultKind, Faults, StagedFault
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.truth import Broker, TruthAccount
 
 SocketDropper = Callable[[requests.DropSockets], int]
 """Cuts the sockets that are asked for and returns how many it cut."""
 
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
-_T = TypeVar("_T")
 _ACCOUNT = "/control/accounts/{account_id}"
 
 
@@ -49,7 +45,7 @@ class Control:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the API."""
-        handlers: tuple[tuple[str, str, _Handler], ...] = (
+        handlers: tuple[tuple[str, str, ControlHandler], ...] = (
             ("POST", "/control/accounts", self.make_accounts),
             ("GET", "/control/accounts", self.list_accounts),
             ("GET", _ACCOUNT, self.read_account),
@@ -69,114 +65,114 @@ class Control:
             ("GET", "/control/sessions", self.list_sessions),
             ("POST", "/control/sockets/drop", self.drop_sockets),
         )
-        return [web.route(method, path, _guarded(h)) for method, path, h in handlers]
+        return [web.route(method, path, guarded(h)) for method, path, h in handlers]
 
     async def make_accounts(self, request: web.Request) -> web.Response:
         """Open accounts with a past; answer with them."""
-        wanted = await _body(request, requests.MakeAccounts)
+        wanted = await body_of(request, requests.MakeAccounts)
         made = make_accounts(wanted.mix(), broker=self._broker, market=self._market)
-        return _answer([views.account_view(account) for account in made], status=201)
+        return answer_with([views.account_view(account) for account in made], status=201)
 
     async def list_accounts(self, _request: web.Request) -> web.Response:
         """Answer with every account."""
-        return _answer([views.account_view(a) for a in self._broker.accounts.values()])
+        return answer_with([views.account_view(a) for a in self._broker.accounts.values()])
 
     async def read_account(self, request: web.Request) -> web.Response:
         """Answer with one account."""
-        return _answer(views.account_view(self._account(request)))
+        return answer_with(views.account_view(self._account(request)))
 
     async def read_truth(self, request: web.Request) -> web.Response:
         """Answer with every deal of an account as the broker knows it."""
-        return _answer(views.truth_view(self._account(request)))
+        return answer_with(views.truth_view(self._account(request)))
 
     async def trade(self, request: web.Request) -> web.Response:
         """Let at least so many deals happen to an account at once."""
-        wanted = await _body(request, requests.Trade)
+        wanted = await body_of(request, requests.Trade)
         made = self._market.trade(self._account(request), deals=wanted.deals)
-        return _answer(views.Traded(deals=made))
+        return answer_with(views.Traded(deals=made))
 
     async def place_deal(self, request: web.Request) -> web.Response:
         """Book one deal, back-dated and quiet where asked."""
         account = self._account(request)
-        wanted = await _body(request, requests.PlaceDeal)
+        wanted = await body_of(request, requests.PlaceDeal)
         deal = requests.placed_deal(wanted, account=account, now=self._broker.now())
         book = account.book_quietly if wanted.is_quiet else account.book
         book(Booking(deals=(deal,)))
-        return _answer(views.deal_view(deal), status=201)
+        return answer_with(views.deal_view(deal), status=201)
 
     async def amend_deal(self, request: web.Request) -> web.Response:
         """Change a deal quietly."""
         account = self._account(request)
-        wanted = await _body(request, requests.AmendDeal)
+        wanted = await body_of(request, requests.AmendDeal)
         amended = account.amend(_deal_id(request), wanted.amendment())
-        return _answer(views.deal_view(amended))
+        return answer_with(views.deal_view(amended))
 
     async def delete_deal(self, request: web.Request) -> web.Response:
         """Remove a deal quietly."""
         removed = self._account(request).delete(_deal_id(request))
-        return _answer(views.deal_view(removed))
+        return answer_with(views.deal_view(removed))
 
     async def set_state(self, request: web.Request) -> web.Response:
         """Set the deployment state at once."""
         account = self._account(request)
-        account.set_state((await _body(request, requests.SetState)).state)
-        return _answer(views.account_view(account))
+        account.set_state((await body_of(request, requests.SetState)).state)
+        return answer_with(views.account_view(account))
 
     async def set_connection(self, request: web.Request) -> web.Response:
         """Set whether the terminal is connected."""
         account = self._account(request)
-        account.set_connection((await _body(request, requests.SetConnection)).status)
-        return _answer(views.account_view(account))
+        account.set_connection((await body_of(request, requests.SetConnection)).status)
+        return answer_with(views.account_view(account))
 
     async def read_market(self, _request: web.Request) -> web.Response:
         """Answer with rate and rest."""
-        return _answer(self._market_view())
+        return answer_with(self._market_view())
 
     async def set_market(self, request: web.Request) -> web.Response:
         """Change the rate, freeze or resume; frozen, nothing is traded once this has answered."""
-        wanted = await _body(request, requests.SetMarket)
+        wanted = await body_of(request, requests.SetMarket)
         if wanted.deals_per_account_minute is not None:
             self._market.set_rate(wanted.deals_per_account_minute)
         if wanted.is_frozen is not None:
             (self._market.freeze if wanted.is_frozen else self._market.resume)()
-        return _answer(self._market_view())
+        return answer_with(self._market_view())
 
     async def list_faults(self, _request: web.Request) -> web.Response:
         """Answer with the faults that are on, and how often each kind struck since the start."""
-        return _answer(views.faults_view(self._faults))
+        return answer_with(views.faults_view(self._faults))
 
     async def switch_on(self, request: web.Request) -> web.Response:
         """Switch a fault on, in place of an earlier one of its kind."""
         kind = _kind(request)
-        wanted = await _body(request, requests.SwitchOn)
+        wanted = await body_of(request, requests.SwitchOn)
         for account_id in wanted.account_ids or ():
             self._broker.account(account_id)
         self._faults.switch_on(wanted.fault(kind))
-        return _answer(views.faults_view(self._faults))
+        return answer_with(views.faults_view(self._faults))
 
     async def switch_off(self, request: web.Request) -> web.Response:
         """Switch one fault off."""
         self._faults.switch_off(_kind(request))
-        return _answer(views.faults_view(self._faults))
+        return answer_with(views.faults_view(self._faults))
 
     async def switch_off_all(self, _request: web.Request) -> web.Response:
         """Switch every fault off."""
         self._faults.switch_off_all()
-        return _answer(views.faults_view(self._faults))
+        return answer_with(views.faults_view(self._faults))
 
     async def list_sessions(self, _request: web.Request) -> web.Response:
         """Answer with how many streams each account's clients began."""
-        return _answer(views.SessionsView(opened=dict(self._opened)))
+        return answer_with(views.SessionsView(opened=dict(self._opened)))
 
     async def drop_sockets(self, request: web.Request) -> web.Response:
         """Cut sockets now, and count each as the fault that does so."""
-        wanted = await _body(request, requests.DropSockets)
+        wanted = await body_of(request, requests.DropSockets)
         dropped = self._drop_sockets(wanted)
         is_idle = wanted.instance_index == 1
         kind = FaultKind.DROP_IDLE_SOCKETS if is_idle else FaultKind.DROP_SOCKETS
         for _ in range(dropped):
             self._faults.count(kind)
-        return _answer(views.Dropped(sockets=dropped))
+        return answer_with(views.Dropped(sockets=dropped))
 
     def _account(self, request: web.Request) -> TruthAccount:
         return self._broker.account(request.match_info["account_id"])
@@ -186,39 +182,13 @@ class Control:
         return views.MarketView(deals_per_account_minute=rate, is_frozen=self._market.is_frozen)
 
 
-def _guarded(handler: _Handler) -> _Handler:
-    async def guarded(request: web.Request) -> web.Response:
-        if not _is_loopback(request.remote):
-            return _answer(views.Problem(error="only this machine may control it"), status=403)
-        try:
-            return await handler(request)
-        except (InvalidRequest, msgspec.DecodeError) as error:
-            return _answer(views.Problem(error=str(error)), status=400)
-        except NotFound as error:
-            return _answer(views.Problem(error=str(error)), status=404)
-
-    return guarded
-
-
-def _is_loopback(remote: str | None) -> bool:
-    return remote is not None and ip_address(remote).is_loopback
-
-
-async def _body(request: web.Request, kind: type[_T]) -> _T:
-    return msgspec.json.decode(await request.read() or b"{}", type=kind)
-
-
-def _answer(view: object, *, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(view)
-    return web.Response(body=body, status=status, content_type="application/json")
-
-
 def _deal_id(request: web.Request) -> DealId:
     return DealId(request.match_info["deal_id"])
 
 
-def _kind(request: web.Request) -> FaultKind:
+def _kind(request: web.Request) -> AnyFault:
     name = request.match_info["kind"]
-    if name not in set(FaultKind):
-        raise NotFound(f"no fault {name}; there are {', '.join(FaultKind)}")
-    return FaultKind(name)
+    known: dict[str, AnyFault] = {kind.value: kind for kind in (*FaultKind, *StagedFault)}
+    if name not in known:
+        raise NotFound(f"no fault {name}; there are {', '.join(known)}")
+    return known[name]

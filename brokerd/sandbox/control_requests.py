@@ -10,6 +10,7 @@ from brokerd.domain import Platform
 from brokerd.errors import InvalidRequest
 from brokerd.sandbox.accounts import Mix
 from brokerd.sandbox.facts import (
+    DEFAULT_OWNER,
     ZERO,
     Amendment,
     ConnectionStatus,
@@ -17,7 +18,7 @@ from brokerd.sandbox.facts import (
     TruthDeal,
     whole_ms,
 )
-from brokerd.sandbox.faults import Fault, FaultKind
+from brokerd.sandbox.faults import AnyFault, Fault
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.truth import TruthAccount
 
@@ -31,12 +32,12 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
+class Body(msgspec.Struct, forbid_unknown_fields=True):
     """A request body: a misspelt field is an error, not a default."""
 
 
-class MakeAccounts(_Body):
-    """How many accounts, of which kinds, with which past.
+class MakeAccounts(Body):
+    """How many accounts, of which kinds, with which past, of which MetaApi user.
 
     Of `count`, the share `high_share` has two terminals, `netting_share` nets (MT5 only).
     """
@@ -47,6 +48,7 @@ class MakeAccounts(_Body):
     currency: str = "USD"
     region: str = "new-york"
     state: ProvisioningState = ProvisioningState.DEPLOYED
+    owner: str = DEFAULT_OWNER
     high_share: _Share = 0.0
     netting_share: _Share = 0.0
     deals: _Count = 50
@@ -64,6 +66,7 @@ class MakeAccounts(_Body):
             currency=self.currency,
             region=self.region,
             state=self.state,
+            owner=self.owner,
             high_share=self.high_share,
             netting_share=self.netting_share,
             past=Past(
@@ -72,7 +75,7 @@ class MakeAccounts(_Body):
         )
 
 
-class PlaceDeal(_Body):
+class PlaceDeal(Body):
     """One deal to book; without `time` it happens now. A quiet one is never streamed.
 
     `warp` spoils its record wherever it is shown (`facts.TruthDeal`): {"profit": "NaN", "id": ""}.
@@ -94,7 +97,7 @@ class PlaceDeal(_Body):
     warp: dict[str, str] = {}
 
 
-class AmendDeal(_Body):
+class AmendDeal(Body):
     """New values of a deal; what is left out stays. An empty `warp` mends its record."""
 
     profit: Decimal | None = None
@@ -118,32 +121,32 @@ class AmendDeal(_Body):
         )
 
 
-class Trade(_Body):
+class Trade(Body):
     """At least how many deals are to happen."""
 
     deals: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
 
 
-class SetState(_Body):
+class SetState(Body):
     """A deployment state."""
 
     state: ProvisioningState
 
 
-class SetConnection(_Body):
+class SetConnection(Body):
     """A connection status."""
 
     status: ConnectionStatus
 
 
-class SetMarket(_Body):
+class SetMarket(Body):
     """The market's settings; what is left out stays."""
 
     deals_per_account_minute: Annotated[float, msgspec.Meta(ge=0, le=60_000)] | None = None
     is_frozen: bool | None = None
 
 
-class SwitchOn(_Body):
+class SwitchOn(Body):
     """A fault's parameters; the switchboard says what each kind makes of them."""
 
     account_ids: list[str] | None = None
@@ -156,7 +159,7 @@ class SwitchOn(_Body):
     per_minute: _Positive = 6.0
     max_age_seconds: Annotated[float, msgspec.Meta(gt=60)] = 252_000.0
 
-    def fault(self, kind: FaultKind) -> Fault:
+    def fault(self, kind: AnyFault) -> Fault:
         """Return the fault to switch on."""
         return Fault(
             kind=kind,
@@ -172,7 +175,7 @@ class SwitchOn(_Body):
         )
 
 
-class DropSockets(_Body):
+class DropSockets(Body):
     """Which sockets to cut: of one instance, of some accounts, or all."""
 
     instance_index: Literal[0, 1] | None = None

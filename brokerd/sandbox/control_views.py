@@ -7,7 +7,7 @@ import msgspec
 
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState, Reliability, TruthDeal
-from brokerd.sandbox.faults import Fault, FaultKind, Faults
+from brokerd.sandbox.faults import Fault, FaultKind, Faults, StagedFault
 from brokerd.sandbox.truth import TruthAccount
 
 
@@ -37,9 +37,9 @@ class MarketView(msgspec.Struct):
 
 
 class FaultView(msgspec.Struct, omit_defaults=True):
-    """A fault that is on."""
+    """A fault that is on; `kind` is one of either list of them."""
 
-    kind: FaultKind
+    kind: str
     account_ids: list[str] | None
     probability: float
     limit: int | None
@@ -52,10 +52,11 @@ class FaultView(msgspec.Struct, omit_defaults=True):
 
 
 class FaultsView(msgspec.Struct):
-    """The switchboard."""
+    """The switchboard; `staged` counts those that the demo's storm leaves out."""
 
     active: list[FaultView]
     injected: dict[FaultKind, int]
+    staged: dict[StagedFault, int]
 
 
 class SessionsView(msgspec.Struct):
@@ -73,6 +74,7 @@ class AccountView(msgspec.Struct):
     platform: Platform
     currency: str
     region: str
+    owner: str
     reliability: Reliability
     is_hedging: bool
     state: ProvisioningState
@@ -120,6 +122,7 @@ def account_view(account: TruthAccount) -> AccountView:
         platform=account.platform,
         currency=spec.currency,
         region=spec.region,
+        owner=spec.owner,
         reliability=spec.reliability,
         is_hedging=spec.is_hedging,
         state=account.state,
@@ -161,7 +164,8 @@ def truth_view(account: TruthAccount) -> TruthView:
 
 def faults_view(faults: Faults) -> FaultsView:
     """Show the switchboard."""
-    return FaultsView(active=[_fault_view(f) for f in faults.active], injected=faults.injected)
+    active = [_fault_view(fault) for fault in faults.active]
+    return FaultsView(active=active, injected=faults.injected, staged=faults.staged)
 
 
 def _fault_view(fault: Fault) -> FaultView:

@@ -13,7 +13,7 @@ from random import Random
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import CENT, ZERO, Booking, TruthDeal, TruthOrder, TruthPosition
 from brokerd.sandbox.symbols import move_price
-from brokerd.sandbox.truth import TruthAccount
+from brokerd.sandbox.trading import TradingAccount
 
 COMMISSION_PER_LOT = Decimal("3.50")
 DAILY_COMMISSION = "DEAL_TYPE_COMMISSION_DAILY"
@@ -48,7 +48,7 @@ class _Fill:
 class _Order:
     """An order being executed."""
 
-    account: TruthAccount
+    account: TradingAccount
     at: At
     order_id: str
     position_id: str
@@ -94,7 +94,7 @@ class _Order:
         )
 
 
-def pays_daily(account: TruthAccount) -> bool:
+def pays_daily(account: TradingAccount) -> bool:
     """Say whether the broker takes this account's commission once a day, as a deal of its own."""
     return int(account.login) % _DAILY_COMMISSION_EVERY == 0
 
@@ -105,7 +105,7 @@ def commission_for(volume: Decimal) -> Decimal:
 
 
 def open_position(
-    account: TruthAccount, *, at: At, random: Random, max_fills: int = 3
+    account: TradingAccount, *, at: At, random: Random, max_fills: int = 3
 ) -> Booking | None:
     """Enter the market; None when a netting account has a position in every symbol."""
     free = _symbols_to_enter(account)
@@ -125,7 +125,7 @@ def open_position(
     return _enter(order, position=None, random=random, max_fills=max_fills)
 
 
-def increase(account: TruthAccount, *, at: At, random: Random) -> Booking | None:
+def increase(account: TradingAccount, *, at: At, random: Random) -> Booking | None:
     """Add to a position of a netting account; None when there is none."""
     position = _any_position(account, random)
     if position is None or account.spec.is_hedging:
@@ -139,7 +139,7 @@ def increase(account: TruthAccount, *, at: At, random: Random) -> Booking | None
 
 
 def close_position(
-    account: TruthAccount, *, at: At, random: Random, is_stop_out: bool = False
+    account: TradingAccount, *, at: At, random: Random, is_stop_out: bool = False
 ) -> Booking | None:
     """Close a position, sometimes in parts and sometimes only a part; None when none is open."""
     position = _worst_position(account) if is_stop_out else _any_position(account, random)
@@ -157,7 +157,7 @@ def close_position(
     return _exit_booking(order, position, fills)
 
 
-def reverse(account: TruthAccount, *, at: At, random: Random) -> Booking | None:
+def reverse(account: TradingAccount, *, at: At, random: Random) -> Booking | None:
     """Turn a position of a netting account around with one INOUT deal; None when there is none."""
     position = _any_position(account, random)
     if position is None or account.spec.is_hedging:
@@ -183,7 +183,7 @@ def reverse(account: TruthAccount, *, at: At, random: Random) -> Booking | None:
     return Booking(deals=(deal,), orders=(done,), positions=(turned,))
 
 
-def close_by(account: TruthAccount, *, at: At, random: Random) -> Booking | None:
+def close_by(account: TradingAccount, *, at: At, random: Random) -> Booking | None:
     """Close two opposite positions of one symbol with each other; None when there is no pair."""
     pair = _opposite_pair(account)
     if pair is None or account.platform is Platform.MT4:
@@ -209,7 +209,7 @@ def close_by(account: TruthAccount, *, at: At, random: Random) -> Booking | None
     )
 
 
-def cash(account: TruthAccount, *, at: At, type: str, amount: Decimal) -> Booking:  # noqa: A002
+def cash(account: TradingAccount, *, at: At, type: str, amount: Decimal) -> Booking:  # noqa: A002
     """Book money that no trade brings: a deposit, a fee, credit, a correction."""
     return Booking(
         deals=(
@@ -287,7 +287,7 @@ def _exit_booking(order: _Order, position: TruthPosition, fills: list[_Fill]) ->
     return Booking(deals=deals, orders=done, positions=(left,))
 
 
-def _order_for(account: TruthAccount, position: TruthPosition, *, at: At, reason: str) -> _Order:
+def _order_for(account: TradingAccount, position: TruthPosition, *, at: At, reason: str) -> _Order:
     """Return the order that works against a position; an MT4 exit is the entry's own order."""
     is_mt4 = account.platform is Platform.MT4
     return _Order(
@@ -302,7 +302,7 @@ def _order_for(account: TruthAccount, position: TruthPosition, *, at: At, reason
     )
 
 
-def _symbols_to_enter(account: TruthAccount) -> list[str]:
+def _symbols_to_enter(account: TradingAccount) -> list[str]:
     """Return a few favourites of a hedging account: opposite positions must meet now and then."""
     symbols = list(account.server.specs)
     if account.spec.is_hedging:
@@ -312,15 +312,15 @@ def _symbols_to_enter(account: TruthAccount) -> list[str]:
     return [symbol for symbol in symbols if symbol not in taken]
 
 
-def _any_position(account: TruthAccount, random: Random) -> TruthPosition | None:
+def _any_position(account: TradingAccount, random: Random) -> TruthPosition | None:
     return random.choice(list(account.positions.values())) if account.positions else None
 
 
-def _worst_position(account: TruthAccount) -> TruthPosition | None:
+def _worst_position(account: TradingAccount) -> TruthPosition | None:
     return min(account.positions.values(), key=account.profit_of, default=None)
 
 
-def _opposite_pair(account: TruthAccount) -> tuple[TruthPosition, TruthPosition] | None:
+def _opposite_pair(account: TradingAccount) -> tuple[TruthPosition, TruthPosition] | None:
     bought: dict[str, TruthPosition] = {}
     sold: dict[str, TruthPosition] = {}
     for position in account.positions.values():

@@ -17,10 +17,13 @@ from aiohttp import WSMsgType, web
 
 from brokerd.clock import Clock
 from brokerd.sandbox import eio_frames as frames
+from brokerd.sandbox.conditions import region_of_host
 from brokerd.sandbox.eio_socket import Socket
 
 PING_INTERVAL_SECONDS = 25.0
 PING_TIMEOUT_SECONDS = 60.0
+
+_REFUSALS = {401: "UnauthorizedError", 403: "ForbiddenError", 503: "ServiceUnavailableError"}
 
 _log = structlog.get_logger(__name__)
 
@@ -28,8 +31,8 @@ _log = structlog.get_logger(__name__)
 class SocketHandler(Protocol):
     """What the service above the sockets does with them; none of it may wait."""
 
-    def is_authorized(self, token: str) -> bool:
-        """Say whether the token opens a socket; otherwise the handshake answers 401."""
+    def turn_away(self, token: str, *, region: str | None) -> int | None:
+        """Return the status that refuses the handshake; None lets the client in."""
 
     def may_upgrade(self, socket: Socket) -> bool:
         """Say whether the probe is answered; otherwise the upgrade stalls."""
@@ -77,12 +80,13 @@ class EioServer:
             socket = self._sockets.get(query["sid"])
             if socket is None:
                 return _refusal(400, 1, "Session ID unknown")
-        elif self._handler.is_authorized(query.get("auth-token", "")):
-            socket = self._open(request, is_websocket=is_websocket)
         else:
-            return web.json_response(
-                {"id": 1, "error": "UnauthorizedError", "message": "Invalid auth-token"}, status=401
-            )
+            token, region = query.get("auth-token", ""), region_of_host(request.headers)
+            refused = self._handler.turn_away(token, region=region)
+            if refused is not None:
+                body = {"id": 1, "error": _REFUSALS[refused], "message": "No socket is opened"}
+                return web.json_response(body, status=refused)
+            socket = self._open(request, is_websocket=is_websocket)
         if is_websocket:
             return await self._serve_websocket(request, socket, is_upgrade="sid" in query)
         if request.method == "POST":
@@ -93,6 +97,7 @@ class EioServer:
         socket = Socket(
             sid=uuid4().hex,
             client_id=request.query.get("clientId"),
+            token=request.query.get("auth-token", ""),
             now=self._clock.monotonic(),
         )
         self._sockets[socket.sid] = socket

@@ -12,15 +12,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Socket:
-    """One client's connection, whatever carries it; sending never waits."""
+    """One client's connection, whatever carries it; sending never waits.
 
-    def __init__(self, *, sid: str, client_id: str | None, now: float) -> None:
+    A silent one is a black hole: it stays open and carries nothing more.
+    """
+
+    def __init__(self, *, sid: str, client_id: str | None, token: str, now: float) -> None:
         self.sid = sid
         self.client_id = client_id
+        self.token = token
         self.heard_at = now
         self.is_open = True
         self.transport: asyncio.Transport | None = None
         self.wake = asyncio.Event()
+        self.is_silent = False
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
 
@@ -31,7 +36,7 @@ class Socket:
 
     def send(self, packet: bytes) -> None:
         """Queue a packet; a client that does not read is aborted."""
-        if not self.is_open:
+        if not self.is_open or self.is_silent:
             return
         self._waiting.append(packet)
         self._waiting_bytes += len(packet)

@@ -12,6 +12,9 @@ Reliability = Literal["regular", "high"]
 ZERO = Decimal(0)
 CENT = Decimal("0.01")
 
+DEFAULT_OWNER = "sandbox"
+"""The MetaApi user to whom accounts belong when nobody else is named."""
+
 _ENTRY_PREFIX = "DEAL_ENTRY_"
 
 
@@ -26,6 +29,7 @@ class ProvisioningState(StrEnum):
     UNDEPLOYED = "UNDEPLOYED"
     UNDEPLOY_FAILED = "UNDEPLOY_FAILED"
     DELETING = "DELETING"
+    REDEPLOY_FAILED = "REDEPLOY_FAILED"
     DRAFT = "DRAFT"
 
 
@@ -143,6 +147,10 @@ class ChangeKind(StrEnum):
     TRADED = "traded"  # MetaApi streams it
     BOOKED_QUIETLY = "booked_quietly"  # late, amended or deleted: MetaApi streams nothing
     CONNECTION = "connection"  # deployed, undeployed, broker lost or found
+    SYMBOLS = "symbols"  # the specification of some symbols
+    ADDED = "added"  # MetaApi has one account more
+    REMOVED = "removed"  # MetaApi has forgotten the account
+    ACCESS = "access"  # the broker asks for something else: its terminals try again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

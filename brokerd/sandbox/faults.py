@@ -31,6 +31,22 @@ class FaultKind(StrEnum):
     SYNCHRONIZING = "synchronizing"  # history answers are partial and say so
 
 
+class StagedFault(StrEnum):
+    """Faults that tests stage one at a time; the demo's storm has none of them."""
+
+    REFUSE_AUTH = "refuse_auth"  # right credentials are answered E_AUTH
+    FAIL_AFTER_CREATE = "fail_after_create"  # the account is made, the answer is `status`
+    LOSE_ANSWER = "lose_answer"  # an order is carried out, the connection cut before the answer
+    GARBLE = "garble"  # a 200 whose body is cut in half, or HTML when `is_html`
+    ERROR_AS_OK = "error_as_ok"  # a 200 whose body is an error
+    BLACK_HOLE = "black_hole"  # a socket stays open and carries nothing more, no pong either
+    IGNORE_HASHES = "ignore_hashes"  # a synchronization sends all specifications, known or not
+    FAIL_DEPLOY = "fail_deploy"  # a deployment ends in DEPLOY_FAILED or REDEPLOY_FAILED
+
+
+AnyFault = FaultKind | StagedFault
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One fault switched on.
@@ -41,7 +57,7 @@ class Fault:
     in scope; sockets are cut the first time at once.
     """
 
-    kind: FaultKind
+    kind: AnyFault
     account_ids: frozenset[str] | None = None
     probability: float = 1.0
     limit: int | None = None
@@ -64,9 +80,9 @@ class Faults:
 
     def __init__(self, *, random: Random) -> None:
         self._random = random
-        self._active: dict[FaultKind, Fault] = {}
-        self._since_on: Counter[FaultKind] = Counter()
-        self._injected: Counter[FaultKind] = Counter()
+        self._active: dict[AnyFault, Fault] = {}
+        self._since_on: Counter[AnyFault] = Counter()
+        self._injected: Counter[AnyFault] = Counter()
 
     @property
     def active(self) -> tuple[Fault, ...]:
@@ -78,12 +94,17 @@ class Faults:
         """Return how often each kind struck since the start, every kind named."""
         return {kind: self._injected[kind] for kind in FaultKind}
 
+    @property
+    def staged(self) -> dict[StagedFault, int]:
+        """Return the same of the staged faults."""
+        return {kind: self._injected[kind] for kind in StagedFault}
+
     def switch_on(self, fault: Fault) -> None:
         """Switch a fault on, in place of an earlier one of its kind."""
         self._active[fault.kind] = fault
         self._since_on[fault.kind] = 0
 
-    def switch_off(self, kind: FaultKind) -> None:
+    def switch_off(self, kind: AnyFault) -> None:
         """Switch a fault off; nothing happens when it is off."""
         self._active.pop(kind, None)
 
@@ -91,11 +112,11 @@ class Faults:
         """Switch every fault off; the counts stay."""
         self._active.clear()
 
-    def get(self, kind: FaultKind) -> Fault | None:
+    def get(self, kind: AnyFault) -> Fault | None:
         """Return the fault if it is on, used up or not."""
         return self._active.get(kind)
 
-    def find(self, kind: FaultKind, *, account_id: str | None = None) -> Fault | None:
+    def find(self, kind: AnyFault, *, account_id: str | None = None) -> Fault | None:
         """Return the fault if it is on for the account and not used up; counts nothing."""
         fault = self._active.get(kind)
         if fault is None or not fault.covers(account_id):
@@ -103,7 +124,7 @@ class Faults:
         is_used_up = fault.limit is not None and self._since_on[kind] >= fault.limit
         return None if is_used_up else fault
 
-    def strike(self, kind: FaultKind, *, account_id: str | None = None) -> Fault | None:
+    def strike(self, kind: AnyFault, *, account_id: str | None = None) -> Fault | None:
         """Decide whether the fault strikes now; if so count it and return its parameters."""
         fault = self.find(kind, account_id=account_id)
         if fault is None or (
@@ -113,7 +134,7 @@ class Faults:
         self.count(kind)
         return fault
 
-    def count(self, kind: FaultKind) -> None:
+    def count(self, kind: AnyFault) -> None:
         """Count an injection that was decided elsewhere, such as a socket cut by hand."""
         self._since_on[kind] += 1
         self._injected[kind] += 1

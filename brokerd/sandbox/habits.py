@@ -9,7 +9,7 @@ from random import Random
 from brokerd.sandbox import dealing
 from brokerd.sandbox.dealing import At
 from brokerd.sandbox.facts import CENT, Booking
-from brokerd.sandbox.truth import TruthAccount
+from brokerd.sandbox.trading import TradingAccount
 
 _MAX_POSITIONS = 8
 _MIN_BALANCE = Decimal(2_000)
@@ -32,7 +32,7 @@ class Past:
     deposit: Decimal = Decimal(50_000)
 
 
-def next_act(account: TruthAccount, *, at: At, random: Random) -> Booking:
+def next_act(account: TradingAccount, *, at: At, random: Random) -> Booking:
     """Choose what happens; what the account does not allow gives way to an entry or a fee."""
     if account.balance < _MIN_BALANCE:
         return _deposit(account, at, random)
@@ -44,7 +44,7 @@ def next_act(account: TruthAccount, *, at: At, random: Random) -> Booking:
     return booking or _fee(account, at, random)
 
 
-def past_act(account: TruthAccount, *, at: At, random: Random, past: Past, left: int) -> Booking:
+def past_act(account: TradingAccount, *, at: At, random: Random, past: Past, left: int) -> Booking:
     """Choose what happened when `left` deals were still to come; keeps the promises of `Past`."""
     if left == past.deals:
         return dealing.cash(account, at=at, type="DEAL_TYPE_BALANCE", amount=past.deposit)
@@ -60,54 +60,54 @@ def past_act(account: TruthAccount, *, at: At, random: Random, past: Past, left:
     return act(account, at, random) or _fee(account, at, random)
 
 
-def _open(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _open(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.open_position(account, at=at, random=random)
 
 
-def _close(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _close(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.close_position(account, at=at, random=random)
 
 
-def _increase(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _increase(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.increase(account, at=at, random=random)
 
 
-def _reverse(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _reverse(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.reverse(account, at=at, random=random)
 
 
-def _close_by(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _close_by(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.close_by(account, at=at, random=random)
 
 
-def _stop_out(account: TruthAccount, at: At, random: Random) -> Booking | None:
+def _stop_out(account: TradingAccount, at: At, random: Random) -> Booking | None:
     return dealing.close_position(account, at=at, random=random, is_stop_out=True)
 
 
-def _deposit(account: TruthAccount, at: At, random: Random) -> Booking:
+def _deposit(account: TradingAccount, at: At, random: Random) -> Booking:
     amount = _between(random, 5_000, 50_000)
     return dealing.cash(account, at=at, type="DEAL_TYPE_BALANCE", amount=amount)
 
 
-def _withdraw(account: TruthAccount, at: At, random: Random) -> Booking:
+def _withdraw(account: TradingAccount, at: At, random: Random) -> Booking:
     share = Decimal(random.randrange(1, 10)) / 100
     amount = -(account.balance * share).quantize(CENT)
     return dealing.cash(account, at=at, type="DEAL_TYPE_BALANCE", amount=amount)
 
 
-def _credit(account: TruthAccount, at: At, random: Random) -> Booking:
+def _credit(account: TradingAccount, at: At, random: Random) -> Booking:
     """Grant credit, or take all of it back."""
     is_back = account.credit > 0 and random.random() < _COIN
     amount = -account.credit if is_back else _between(random, 100, 1_000)
     return dealing.cash(account, at=at, type="DEAL_TYPE_CREDIT", amount=amount)
 
 
-def _correct(account: TruthAccount, at: At, random: Random) -> Booking:
+def _correct(account: TradingAccount, at: At, random: Random) -> Booking:
     amount = _between(random, -50, 50)
     return dealing.cash(account, at=at, type="DEAL_TYPE_CORRECTION", amount=amount)
 
 
-def _fee(account: TruthAccount, at: At, random: Random) -> Booking:
+def _fee(account: TradingAccount, at: At, random: Random) -> Booking:
     """Book what the broker takes or gives without a trade."""
     if dealing.pays_daily(account):
         lots = Decimal(random.randrange(10, 500)) / 100
@@ -124,7 +124,7 @@ def _between(random: Random, low: int, high: int) -> Decimal:
     return Decimal(random.randrange(low * 100, high * 100)) / 100
 
 
-_Act = Callable[[TruthAccount, At, Random], Booking | None]
+_Act = Callable[[TradingAccount, At, Random], Booking | None]
 
 _WEIGHTED_ACTS: tuple[tuple[_Act, int], ...] = (
     (_open, 40),

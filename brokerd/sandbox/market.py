@@ -13,7 +13,8 @@ from brokerd.sandbox import habits
 from brokerd.sandbox.dealing import At
 from brokerd.sandbox.facts import whole_ms
 from brokerd.sandbox.habits import Past
-from brokerd.sandbox.truth import Broker, TruthAccount
+from brokerd.sandbox.trading import TradingAccount
+from brokerd.sandbox.truth import Broker
 
 _MAX_LAG_SECONDS = 5.0
 """A scheduler further behind than this skips what it missed instead of catching up."""
@@ -32,7 +33,7 @@ class Market:
         self._rate = deals_per_account_minute
         self._is_frozen = False
         self._changed = asyncio.Event()
-        self._order: list[TruthAccount] = []
+        self._order: list[TradingAccount] = []
 
     @property
     def deals_per_account_minute(self) -> float:
@@ -59,7 +60,7 @@ class Market:
         self._is_frozen = False
         self._changed.set()
 
-    def seed(self, account: TruthAccount, past: Past) -> None:
+    def seed(self, account: TradingAccount, past: Past) -> None:
         """Write the past of an account that has none."""
         now = self._broker.now()
         times = self._past_times(past, now=now)
@@ -70,7 +71,7 @@ class Market:
             account.book_quietly(booking)
             left -= len(booking.deals)
 
-    def trade(self, account: TruthAccount, *, deals: int = 1) -> int:
+    def trade(self, account: TradingAccount, *, deals: int = 1) -> int:
         """Let at least so many deals happen to an account now; return how many did."""
         made = 0
         while made < deals:
@@ -101,11 +102,11 @@ class Market:
                 gaps = self.trade(self._any_account())
 
     def _deals_per_second(self) -> float:
-        return 0.0 if self._is_frozen else self._rate * len(self._broker.accounts) / 60
+        return 0.0 if self._is_frozen else self._rate * len(self._broker.logins) / 60
 
-    def _any_account(self) -> TruthAccount:
-        if len(self._order) != len(self._broker.accounts):
-            self._order = list(self._broker.accounts.values())
+    def _any_account(self) -> TradingAccount:
+        if len(self._order) != len(self._broker.logins):
+            self._order = list(self._broker.logins.values())
         return self._random.choice(self._order)
 
     async def _wait(self, seconds: float) -> bool:

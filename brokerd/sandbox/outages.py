@@ -1,15 +1,17 @@
-"""The faults that cut sockets.
+"""The faults that cut sockets or swallow them, and the ends that conditions put to streams.
 
 They are cut once at switching on and then `per_minute` times a minute, until `limit`. A strike
 counts only when it cut something. Which socket is the second one shows in what was subscribed on
-it: nothing but instance 1.
+it: nothing but instance 1. Streams of a revoked token end without a word, as do those of a region
+that is down; a socket all of whose streams are in such a region is cut.
 """
 
 from collections.abc import Callable, Collection, Mapping
 
 from brokerd.sandbox.eio_socket import Socket
-from brokerd.sandbox.faults import Fault, FaultKind, Faults
+from brokerd.sandbox.faults import AnyFault, Fault, FaultKind, StagedFault
 from brokerd.sandbox.registry import Registry
+from brokerd.sandbox.state import MetaApiState
 from brokerd.sandbox.terminal import Stream
 
 _MINUTE_SECONDS = 60.0
@@ -26,16 +28,18 @@ class SocketOutages:
     """Cuts sockets as the faults ask."""
 
     def __init__(
-        self, registry: Registry, *, faults: Faults, drop: Callable[[Socket], None]
+        self, registry: Registry, *, state: MetaApiState, drop: Callable[[Socket], None]
     ) -> None:
         self._registry = registry
-        self._faults = faults
+        self._state = state
+        self._faults = state.faults
         self._drop = drop
-        self._next: dict[FaultKind, tuple[Fault, float]] = {}
+        self._next: dict[AnyFault, tuple[Fault, float]] = {}
         self._later: list[tuple[float, Socket]] = []
 
     def tick(self, now: float) -> None:
         """Cut what is due at the monotonic time `now`."""
+        self._end_severed()
         for due, socket in list(self._later):
             if due <= now:
                 self._later.remove((due, socket))
@@ -66,8 +70,31 @@ class SocketOutages:
                 self._cut(fault, _second(self._targets(fault)), now)
             case FaultKind.DELAY_IDLE_SOCKET:
                 self._cut_second_later(fault, now)
+            case StagedFault.BLACK_HOLE:
+                self._swallow(fault)
             case _:
                 pass  # strikes elsewhere
+
+    def _swallow(self, fault: Fault) -> None:
+        for socket, streams in self._targets(fault).items():
+            if not socket.is_silent:
+                covered = next(s.account_id for s in streams if fault.covers(s.account_id))
+                socket.is_silent = self._faults.strike(fault.kind, account_id=covered) is not None
+
+    def _end_severed(self) -> None:
+        down = self._state.conditions.down_regions
+        revoked = {user.name for user in self._state.users.all if user.is_revoked}
+        if not down and not revoked:
+            return
+        for socket, streams in self._registry.sockets():
+            lost = [s for s in streams if s.owner in revoked or self._region(s) in down]
+            for stream in lost:
+                self._registry.remove(stream)
+            if all(self._region(stream) in down for stream in streams):
+                self._drop(socket)
+
+    def _region(self, stream: Stream) -> str:
+        return self._state.broker.account(stream.account_id).spec.region
 
     def _is_due(self, fault: Fault, now: float) -> bool:
         known, due = self._next.get(fault.kind, (None, 0.0))

@@ -1,11 +1,10 @@
-"""MetaApi's provisioning service, as far as accounts that exist already need it (metaapi.md 2).
+"""MetaApi's provisioning service over REST (metaapi.md 2): a cover over `Provisioner`."""
 
-Creating, updating and deleting accounts over REST is not imitated; the control makes them.
-"""
-
-import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import format_datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,11 +13,13 @@ from aiohttp import web
 from brokerd.domain import Platform
 from brokerd.sandbox import wire
 from brokerd.sandbox.facts import ProvisioningState
-from brokerd.sandbox.rest_gate import Gate, Handler, Service, json_answer
-from brokerd.sandbox.truth import Broker, TruthAccount
+from brokerd.sandbox.orders import AccountUpdate, NewAccount, read_order
+from brokerd.sandbox.provisioner import Accepted
+from brokerd.sandbox.rest_gate import USER, Gate, Handler, Service, json_answer
+from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.truth import TruthAccount
 
 _VERSIONS = {Platform.MT4: 4, Platform.MT5: 5}
-_REGIONS = frozenset({"new-york", "london", "singapore"})
 _LISTS = frozenset({"version", "type", "state", "connectionStatus", "region"})
 _MAX_PAGE = 1000
 _DEPLOYMENT_STATES = {
@@ -29,17 +30,11 @@ _DEPLOYMENT_STATES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvisioningSettings:
-    """How long deployments take, and what discovery tells the SDK.
+class Discovery:
+    """What the SDK is told about where the client service is; the port is known late."""
 
-    `hostname` and `domain` may be functions' results at run time: the port is known late.
-    """
-
-    deploy_seconds: float = 90.0
-    undeploy_seconds: float = 20.0
-    time_scale: float = 0.02
-    hostname: str = "mt-client-api-v1"
     domain: Callable[[], str]
+    hostname: str = "mt-client-api-v1"
 
 
 class _Connection(msgspec.Struct):
@@ -64,7 +59,7 @@ class _Account(msgspec.Struct, rename="camel"):
     manual_trades: bool
     quote_streaming_interval_in_seconds: float
     tags: list[str]
-    metadata: dict[str, str]
+    metadata: dict[str, object]
     reliability: str
     base_currency: str
     copy_factory_roles: list[str]
@@ -105,87 +100,141 @@ class _Filters(msgspec.Struct, rename="camel"):
 
 
 class Provisioning:
-    """The service's handlers, and the deployments under way."""
+    """The service's handlers."""
 
-    def __init__(self, broker: Broker, *, gate: Gate, settings: ProvisioningSettings) -> None:
-        self._broker = broker
+    def __init__(self, state: MetaApiState, *, gate: Gate, discovery: Discovery) -> None:
+        self._state = state
+        self._provisioner = state.provisioner
         self._gate = gate
-        self._settings = settings
-        self._under_way: dict[str, asyncio.TimerHandle] = {}
+        self._discovery = discovery
 
     def routes(self) -> list[web.RouteDef]:
         """Return the service's routes."""
-        account = "/users/current/accounts/{account_id}"
+        accounts = "/users/current/accounts"
+        account = f"{accounts}/{{account_id}}"
+        handlers: tuple[tuple[str, str, Handler], ...] = (
+            ("GET", accounts, self.list_accounts),
+            ("POST", accounts, self.create),
+            ("GET", account, self.show_account),
+            ("PUT", account, self.update),
+            ("DELETE", account, self.delete),
+            ("POST", f"{account}/deploy", self.deploy),
+            ("POST", f"{account}/undeploy", self.undeploy),
+            ("POST", f"{account}/redeploy", self.redeploy),
+            ("POST", f"{account}/increase-reliability", self.increase_reliability),
+            ("PUT", f"{account}/configuration-link", self.configuration_link),
+            ("GET", "/users/current/servers/mt-client-api", self.discover),
+            ("GET", "/users/current/regions", self.list_regions),
+        )
+        guard = self._gate.guard
         return [
-            web.get("/users/current/accounts", self._guarded(self.list_accounts)),
-            web.get(account, self._guarded(self.show_account)),
-            web.post(f"{account}/deploy", self._guarded(self.deploy)),
-            web.post(f"{account}/undeploy", self._guarded(self.undeploy)),
-            web.get("/users/current/servers/mt-client-api", self._guarded(self.discover)),
-            web.get("/users/current/regions", self._guarded(self.list_regions)),
+            web.route(method, path, guard(handler, service=Service.PROVISIONING))
+            for method, path, handler in handlers
         ]
 
     async def list_accounts(self, request: web.Request) -> web.Response:
         """Answer with a page of the accounts, oldest first."""
         filters = _filters(request)
-        found = [a for a in self._broker.accounts.values() if _passes(a, filters)]
+        found = [a for a in self._provisioner.accounts(request[USER]) if _passes(a, filters)]
         if filters.sort_order == "desc":
             found.reverse()
         page = found[filters.offset : filters.offset + filters.limit]
-        items = [_shown(account) for account in page]
+        items = [self._shown(account) for account in page]
         if request.headers.get("api-version") == "2":
             return json_answer(msgspec.json.encode(_Page(count=len(found), items=items)))
         return json_answer(msgspec.json.encode(items))
 
     async def show_account(self, request: web.Request) -> web.Response:
         """Answer with one account."""
-        return json_answer(msgspec.json.encode(_shown(self._account(request))))
+        account = self._provisioner.account(request[USER], _account_id(request))
+        return json_answer(msgspec.json.encode(self._shown(account)))
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Add an account: 202 while the broker's settings are detected, then 201."""
+        wanted = read_order(await request.read(), NewAccount)
+        transaction_id = request.headers.get("transaction-id", "")
+        made = self._provisioner.create(request[USER], wanted, transaction_id=transaction_id)
+        if isinstance(made, Accepted):
+            return self._accepted(made)
+        return web.json_response({"id": made.account_id, "state": made.state}, status=201)
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Change an account."""
+        wanted = read_order(await request.read(), AccountUpdate)
+        self._provisioner.update(request[USER], _account_id(request), wanted)
+        return _done()
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Remove an account; it is gone after a while."""
+        self._provisioner.delete(request[USER], _account_id(request))
+        return _done()
 
     async def deploy(self, request: web.Request) -> web.Response:
         """Begin to deploy; the account is deployed, and connected, after a while."""
-        account = self._account(request)
-        if account.state is not ProvisioningState.DEPLOYED:
-            account.set_state(ProvisioningState.DEPLOYING)
-            self._finish_later(account, ProvisioningState.DEPLOYED, self._settings.deploy_seconds)
-        return web.Response(status=204)
+        self._provisioner.deploy(request[USER], _account_id(request))
+        return _done()
 
     async def undeploy(self, request: web.Request) -> web.Response:
         """Begin to undeploy; the terminal goes down at once."""
-        account = self._account(request)
-        if account.state is not ProvisioningState.UNDEPLOYED:
-            account.set_state(ProvisioningState.UNDEPLOYING)
-            seconds = self._settings.undeploy_seconds
-            self._finish_later(account, ProvisioningState.UNDEPLOYED, seconds)
-        return web.Response(status=204)
+        self._provisioner.undeploy(request[USER], _account_id(request))
+        return _done()
+
+    async def redeploy(self, request: web.Request) -> web.Response:
+        """Begin to redeploy."""
+        self._provisioner.redeploy(request[USER], _account_id(request))
+        return _done()
+
+    async def increase_reliability(self, request: web.Request) -> web.Response:
+        """Give an account a second terminal."""
+        self._provisioner.increase_reliability(request[USER], _account_id(request))
+        return _done()
+
+    async def configuration_link(self, request: web.Request) -> web.Response:
+        """Answer with the address where an end user could enter credentials; nobody serves it."""
+        account = self._provisioner.account(request[USER], _account_id(request))
+        url = f"https://app.{self._discovery.domain()}/configure/{account.metaapi_id}"
+        return web.json_response({"configurationLink": url})
 
     async def discover(self, _request: web.Request) -> web.Response:
         """Tell the SDK where the client service is."""
-        domain = self._settings.domain()
-        hostname = self._settings.hostname
+        domain, hostname = self._discovery.domain(), self._discovery.hostname
         url = f"https://{hostname}.{domain}"
         return web.json_response({"url": url, "hostname": hostname, "domain": domain})
 
     async def list_regions(self, _request: web.Request) -> web.Response:
         """Answer with the regions, those of the accounts among them."""
-        used = {account.spec.region for account in self._broker.accounts.values()}
-        return web.json_response(sorted(_REGIONS | used))
+        return web.json_response(self._provisioner.regions())
 
-    def _guarded(self, handler: Handler) -> Handler:
-        return self._gate.guard(handler, service=Service.PROVISIONING)
+    def _shown(self, account: TruthAccount) -> _Account:
+        others = self._state.conditions.subscribers.get(account.metaapi_id, ())
+        return _shown(account, applications=others)
 
-    def _account(self, request: web.Request) -> TruthAccount:
-        return self._broker.account(request.match_info["account_id"])
+    def _accepted(self, accepted: Accepted) -> web.Response:
+        seconds = max(1, math.ceil(accepted.retry_after_seconds))
+        message = (
+            f"Automatic broker settings detection is in progress, please retry in {seconds} seconds"
+        )
+        answer = web.json_response(
+            {"id": 1, "error": "AcceptedError", "message": message}, status=202
+        )
+        match self._provisioner.rules.retry_after:
+            case "seconds":
+                answer.headers["Retry-After"] = str(seconds)
+            case "date":
+                now = self._state.conditions.now(self._state.broker.clock)
+                retry_at = now + timedelta(seconds=seconds)
+                answer.headers["Retry-After"] = format_datetime(retry_at, usegmt=True)
+            case "none":
+                pass
+        return answer
 
-    def _finish_later(
-        self, account: TruthAccount, state: ProvisioningState, seconds: float
-    ) -> None:
-        """End the transition after its scaled time; a later order replaces an earlier one."""
-        earlier = self._under_way.pop(account.metaapi_id, None)
-        if earlier is not None:
-            earlier.cancel()
-        loop = asyncio.get_running_loop()
-        delay = seconds * self._settings.time_scale
-        self._under_way[account.metaapi_id] = loop.call_later(delay, account.set_state, state)
+
+def _account_id(request: web.Request) -> str:
+    return request.match_info["account_id"]
+
+
+def _done() -> web.Response:
+    return web.Response(status=204)
 
 
 def _filters(request: web.Request) -> _Filters:
@@ -218,8 +267,8 @@ def _is_in(value: str, allowed: list[str] | list[Literal["4", "5"]] | None) -> b
     return allowed is None or value in allowed
 
 
-def _shown(account: TruthAccount) -> _Account:
-    spec = account.spec
+def _shown(account: TruthAccount, *, applications: tuple[str, ...]) -> _Account:
+    spec, hosting = account.spec, account.hosting
     zones = "ab"[: account.replicas] if account.is_reachable else ""
     return _Account(
         id=account.metaapi_id,
@@ -227,27 +276,33 @@ def _shown(account: TruthAccount) -> _Account:
         name=spec.name,
         server=account.server.name,
         provisioning_profile_id=None,
-        magic=0,
+        magic=hosting.magic,
         connection_status=account.connection_status,
         state=account.state,
         type="cloud-g2",
         region=spec.region,
-        manual_trades=False,
-        quote_streaming_interval_in_seconds=2.5,
-        tags=[],
-        metadata={},
+        manual_trades=hosting.manual_trades,
+        quote_streaming_interval_in_seconds=hosting.quote_streaming_interval_in_seconds,
+        tags=list(hosting.tags),
+        metadata=hosting.metadata,
         reliability=spec.reliability,
         base_currency=spec.currency,
         copy_factory_roles=[],
-        resource_slots=1,
-        copy_factory_resource_slots=1,
+        resource_slots=hosting.resource_slots,
+        copy_factory_resource_slots=hosting.copy_factory_resource_slots,
         version=_VERSIONS[account.platform],
-        hash=int(account.login) % 100_000,
+        hash=int(account.login or 0) % 100_000,
         primary_replica=True,
-        user_id="sandbox",
+        user_id=account.owner,
         created_at=wire.iso_time(account.created_at),
         account_replicas=[],
-        connections=[_Connection(region=spec.region, zone=zone) for zone in zones],
+        connections=[
+            *(_Connection(region=spec.region, zone=zone) for zone in zones),
+            *(
+                _Connection(region=spec.region, zone="a", application=application)
+                for application in applications
+            ),
+        ],
         metastats_api_enabled=False,
         risk_management_api_enabled=False,
     )

@@ -32,10 +32,28 @@ class Registry:
         streams = self._by_account.get(account_id, ())
         return tuple(stream for stream in streams if not stream.is_idle)
 
+    def forget(self, account_id: str) -> None:
+        """Forget all streams of an account, those that carry nothing among them."""
+        for stream in list(self._by_account.get(account_id, ())):
+            self.remove(stream)
+
+    def of_owner(self, owner: str) -> tuple[Stream, ...]:
+        """Return the streams of a user's accounts that carry packets."""
+        return tuple(
+            stream
+            for streams in self._by_account.values()
+            for stream in streams
+            if stream.owner == owner and not stream.is_idle
+        )
+
     def sockets(self) -> Iterator[tuple[Socket, tuple[Stream, ...]]]:
         """Yield the sockets that anyone subscribed on, with their streams."""
         for socket, streams in list(self._by_socket.items()):
             yield socket, tuple(streams.values())
+
+    def of_socket(self, socket: Socket) -> tuple[Stream, ...]:
+        """Return the socket's streams."""
+        return tuple(self._by_socket.get(socket, {}).values())
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream."""
@@ -52,5 +70,5 @@ class Registry:
 
     def remove_socket(self, socket: Socket) -> None:
         """Forget a socket and all its streams."""
-        for stream in list(self._by_socket.get(socket, {}).values()):
+        for stream in self.of_socket(socket):
             self.remove(stream)

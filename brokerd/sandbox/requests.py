@@ -1,10 +1,11 @@
 """What a client may ask over its socket, and the form of the answers (metaapi.md 5.2, 5.3)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from brokerd.sandbox import eio_frames as frames
+from brokerd.sandbox.refusals import Hint
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -37,10 +38,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class RequestRefused(Exception):
     """A request is answered by a `processingError`; `error` is MetaApi's class name for it."""
 
-    def __init__(self, error: str, message: str, *, numeric_code: int | None = None) -> None:
+    def __init__(
+        self,
+        error: str,
+        message: str,
+        *,
+        numeric_code: int | None = None,
+        hint: Hint | None = None,
+    ) -> None:
         super().__init__(message)
         self.error = error
         self.numeric_code = numeric_code
+        self.hint = hint
 
 
 def not_connected(account_id: str) -> RequestRefused:
@@ -58,8 +67,11 @@ def response(request: Request, fields: dict[str, object]) -> bytes:
     return frames.encode_event("response", body | fields)
 
 
-def refusal(request: Request, refused: RequestRefused) -> bytes:
-    """Encode the refusal of a request; it must be an object, never a string."""
+def refusal(request: Request, refused: RequestRefused, *, offset: timedelta) -> bytes:
+    """Encode the refusal of a request; it must be an object, never a string.
+
+    A hint in it is by a clock that is `offset` ahead of ours.
+    """
     body: dict[str, object] = {
         "id": 1,
         "requestId": request.request_id,
@@ -69,4 +81,6 @@ def refusal(request: Request, refused: RequestRefused) -> bytes:
     }
     if refused.numeric_code is not None:
         body |= {"numericCode": refused.numeric_code, "stringCode": "TRADE_RETCODE_TRADE_DISABLED"}
+    if refused.hint is not None:
+        body["metadata"] = refused.hint.fields(offset)
     return frames.encode_event("processingError", body)

@@ -7,29 +7,38 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import format_datetime
 from pathlib import Path
 from random import Random
 
 from aiohttp import web
 
 from brokerd.clock import Clock, SystemClock
+from brokerd.sandbox.bill import Prices
+from brokerd.sandbox.billing import Billing
 from brokerd.sandbox.broker_faults import BrokerFaults
 from brokerd.sandbox.client_rest import HASHING_IGNORED_FIELDS, ClientRest
 from brokerd.sandbox.control import Control
 from brokerd.sandbox.control_requests import DropSockets
+from brokerd.sandbox.control_service import ServiceControl
 from brokerd.sandbox.door import Door
 from brokerd.sandbox.eio import EioServer
 from brokerd.sandbox.facts import Reliability
 from brokerd.sandbox.faults import Faults
 from brokerd.sandbox.habits import Past
+from brokerd.sandbox.limits import Limits
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.outages import SocketOutages
-from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
-from brokerd.sandbox.rest_gate import Gate, Tokens
+from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.quotas_rest import QuotasRest
+from brokerd.sandbox.rest_gate import Gate
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.stream import StreamService, StreamSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.terminals import Terminals
-from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
+from brokerd.sandbox.trading import AccountSpec
+from brokerd.sandbox.truth import Broker, TruthAccount
 
 DEFAULT_TOKEN = "sandbox.access.token"  # noqa: S105  # opens nothing but a sandbox
 """Shaped like a JWT: the SDK refuses to provision with anything else (metaapi.md 1.3)."""
@@ -58,6 +67,9 @@ class SandboxSettings:
     deals_per_account_minute: float = 1.0
     server: ServerSpec = field(default_factory=ServerSpec)
     stream: StreamSettings = field(default_factory=StreamSettings)
+    rules: ProvisioningRules = field(default_factory=ProvisioningRules)
+    prices: Prices = field(default_factory=Prices)
+    limits: Limits = field(default_factory=Limits)
     token: str = field(default=DEFAULT_TOKEN, repr=False)
     certificate: Certificate | None = None
 
@@ -71,12 +83,18 @@ class Sandbox:
         self.url = ""
         self.broker = Broker(clock=clock, random=random)
         self.faults = Faults(random=random)
+        service = ServiceSettings(
+            token=settings.token,
+            rules=settings.rules,
+            prices=settings.prices,
+            limits=settings.limits,
+        )
+        self.state = MetaApiState(self.broker, faults=self.faults, settings=service)
         self.market = Market(
             self.broker, random=random, deals_per_account_minute=settings.deals_per_account_minute
         )
         self.stream = StreamService(
-            self.broker,
-            faults=self.faults,
+            self.state,
             views=Terminals(
                 ignored_fields=frozenset(HASHING_IGNORED_FIELDS["g2"]["specification"])
             ),
@@ -84,13 +102,10 @@ class Sandbox:
             burst=self._burst,
         )
         self._clock = clock
-        self._tokens = Tokens(valid=frozenset({settings.token}))
-        self.sockets = EioServer(
-            Door(self.stream, faults=self.faults, tokens=self._tokens), clock=clock
-        )
+        self.sockets = EioServer(Door(self.stream, state=self.state), clock=clock)
         self._broker_faults = BrokerFaults(self.broker, faults=self.faults, random=random)
         self._socket_outages = SocketOutages(
-            self.stream.registry, faults=self.faults, drop=self.sockets.drop
+            self.stream.registry, state=self.state, drop=self.sockets.drop
         )
         self._server = open_server(self.broker, settings.server)
         for _ in range(settings.accounts):
@@ -113,14 +128,15 @@ class Sandbox:
         """Return the application with every service in it."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/ws/", self.sockets.handle)
-        gate = Gate(
-            tokens=self._tokens, faults=self.faults, clock=self._clock, random=self.broker.random
-        )
-        provisioning = Provisioning(
-            self.broker, gate=gate, settings=ProvisioningSettings(domain=lambda: self.domain)
-        )
-        app.add_routes(provisioning.routes())
-        app.add_routes(ClientRest(self.broker, gate=gate, faults=self.faults).routes())
+        gate, discovery = Gate(self.state), Discovery(domain=lambda: self.domain)
+        for service in (
+            Provisioning(self.state, gate=gate, discovery=discovery),
+            QuotasRest(self.state, gate=gate),
+            Billing(self.state, gate=gate),
+            ClientRest(self.state, gate=gate),
+            ServiceControl(self.state, market=self.market),
+        ):
+            app.add_routes(service.routes())
         control = Control(
             self.broker,
             market=self.market,
@@ -129,6 +145,7 @@ class Sandbox:
             drop_sockets=self._cut,
         )
         app.add_routes(control.routes())
+        app.on_response_prepare.append(self._date)
         return app
 
     def tick(self) -> None:
@@ -152,6 +169,11 @@ class Sandbox:
         return self._socket_outages.cut(
             account_ids=wanted.account_ids, instance_index=wanted.instance_index
         )
+
+    async def _date(self, _request: web.Request, answer: web.StreamResponse) -> None:
+        """Show the service's clock, which may be wrong."""
+        now = self.state.conditions.now(self._clock)
+        answer.headers["Date"] = format_datetime(now, usegmt=True)
 
     def _burst(self, account: TruthAccount, deals: int) -> None:
         self.market.trade(account, deals=deals)

@@ -10,9 +10,18 @@ from datetime import datetime
 
 from brokerd.connector.ports import PAGE_LIMIT, AccountInformation, DealsPage, RemoteAccount
 from brokerd.domain import DealId, MetaApiRef, Platform
-from brokerd.errors import NotConnected, RemoteUnavailable, Throttled, Unauthorized
+from brokerd.errors import (
+    Forbidden,
+    NotConnected,
+    NotFound,
+    RemoteUnavailable,
+    Throttled,
+    Unauthorized,
+)
+from brokerd.sandbox.credits import Call
 from brokerd.sandbox.facts import TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.refusals import Refused
 from brokerd.sandbox.simulated_session import (
     SimulatedNetwork,
     SimulatedSession,
@@ -20,14 +29,18 @@ from brokerd.sandbox.simulated_session import (
     domain_amount,
     domain_deal,
 )
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.truth import Broker, Change, TruthAccount
+from brokerd.sandbox.users import TopUp, User
 
 
 class SimulatedMetaApi:
     """Both ports over one broker.
 
     `is_down`: nothing answers, and sessions that are dropped do not come back.
-    `is_token_revoked`: every request and every new session is refused.
+    `is_token_revoked`: every request and every new session of the first user is refused. Accounts
+    belong to users, and a link's token is the name of one. `state` is what the sandbox's services
+    share; `simulated_provisioning` asks it as a client would.
     """
 
     def __init__(
@@ -36,8 +49,18 @@ class SimulatedMetaApi:
         self.broker = broker
         self.faults = faults
         self.settings = settings or SimulatedSettings()
-        self.is_token_revoked = False
-        self._network = SimulatedNetwork(clock=broker.clock, faults=faults, settings=self.settings)
+        service = ServiceSettings(
+            token="simulated",  # noqa: S106  # users are known by name here
+            rules=self.settings.rules,
+        )
+        self.state = MetaApiState(broker, faults=faults, settings=service)
+        self.users = self.state.users
+        self._network = SimulatedNetwork(
+            clock=broker.clock,
+            faults=faults,
+            settings=self.settings,
+            conditions=self.state.conditions,
+        )
         self._sessions: dict[str, list[SimulatedSession]] = {}
         broker.listen(self._changed)
 
@@ -52,6 +75,15 @@ class SimulatedMetaApi:
         if is_down:
             for account_id in self._sessions:
                 self.drop(account_id)
+
+    @property
+    def is_token_revoked(self) -> bool:
+        """Say whether the token of the first user is known no longer."""
+        return self.users.default.is_revoked
+
+    @is_token_revoked.setter
+    def is_token_revoked(self, is_revoked: bool) -> None:
+        self.users.default.is_revoked = is_revoked
 
     @property
     def open_sessions(self) -> int:
@@ -70,23 +102,12 @@ class SimulatedMetaApi:
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account's deployment state."""
-        await self._admit(remote)
-        account = self.broker.account(remote.account_id)
-        return RemoteAccount(
-            account_id=account.metaapi_id,
-            state=account.state,
-            connection_status=account.connection_status,
-            platform=account.platform,
-            login=account.login,
-            server=account.server.name,
-            region=account.spec.region,
-            reliability=account.spec.reliability,
-        )
+        await self.admit(remote.token, account_id=remote.account_id)
+        return remote_account(self._account(remote))
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read who is connected and the account's balance and credit now."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getAccountInformation")
         is_mt5 = account.platform is Platform.MT5
         mode = "HEDGING" if account.spec.is_hedging else "NETTING"
         return AccountInformation(
@@ -105,17 +126,16 @@ class SimulatedMetaApi:
         self, remote: MetaApiRef, *, start: datetime, end: datetime, offset: int
     ) -> DealsPage:
         """Read one page of the deals with start <= time < end."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getDealsByTimeRange")
         if self._is_synchronizing(account):
             return _partial(account, account.deals(start=start, end=end))
         deals = account.deals(start=start, end=end, offset=offset, limit=PAGE_LIMIT)
+        self.state.credits.spend_on_items(_call(account, "getDealsByTimeRange"), items=len(deals))
         return _page(account, deals)
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
         """Read the deals the broker holds under one ticket."""
-        await self._admit(remote)
-        account = self._reachable(remote)
+        account = await self._asked(remote, "getDealsByTicket")
         ticket = deal_id.partition(":")[0]
         deals = [deal for deal in account.deals() if deal.ticket == ticket]
         is_partial = self._is_synchronizing(account)
@@ -126,8 +146,8 @@ class SimulatedMetaApi:
     ) -> SimulatedSession:
         """Open the session; it stays silent until the account's terminal is up."""
         del reliability  # both terminals of a reliable account tell the same
-        self._refuse()
-        account = self.broker.account(remote.account_id)
+        self._refuse(remote.token)
+        account = self._account(remote)
         session = SimulatedSession(
             self._network, account=account, synced_through=synced_through, left=self._left
         )
@@ -147,23 +167,24 @@ class SimulatedMetaApi:
         struck = self.faults.strike(FaultKind.SYNCHRONIZING, account_id=account.metaapi_id)
         return struck is not None
 
-    def _reachable(self, remote: MetaApiRef) -> TruthAccount:
-        account = self.broker.account(remote.account_id)
-        if not account.is_reachable:
-            raise NotConnected(f"account {remote.account_id} is not connected to its broker yet")
-        return account
+    def user(self, token: str) -> User:
+        """Return whose token it is: links name it, and whatever else they call it is the first's.
 
-    def _refuse(self) -> None:
-        if self._network.is_down:
-            raise RemoteUnavailable("the simulated MetaApi is down")
-        if self.is_token_revoked:
+        Raises what a client is answered that may not ask.
+        """
+        named = {user.name: user for user in self.users.all}
+        user = named.get(token, self.users.default)
+        if user.is_revoked:
             raise Unauthorized("the simulated MetaApi does not know the token")
+        if user.is_forbidden:
+            raise Forbidden("the simulated MetaApi forbids it")
+        return user
 
-    async def _admit(self, remote: MetaApiRef) -> None:
-        account_id = remote.account_id
+    async def admit(self, token: str, *, account_id: str | None = None) -> User:
+        """Let a request in, or what the faults and the network make of it."""
         delay = self.faults.strike(FaultKind.DELAY, account_id=account_id)
         await asyncio.sleep(self.settings.rest_seconds if delay is None else delay.seconds)
-        self._refuse()
+        user = self._refuse(token)
         if self.faults.strike(FaultKind.SERVER_ERROR, account_id=account_id) is not None:
             raise RemoteUnavailable("the simulated MetaApi failed")
         throttle = self.faults.strike(FaultKind.THROTTLE, account_id=account_id)
@@ -172,6 +193,58 @@ class SimulatedMetaApi:
             raise Throttled("too many requests", retry_after_seconds=wait_seconds, scope="user")
         if self.faults.strike(FaultKind.THROTTLE_BARE, account_id=account_id) is not None:
             raise Throttled("too many requests", retry_after_seconds=1.0)
+        if user.top_up is TopUp.ALL:
+            raise Forbidden(str(self.state.provisioner.top_up_refusal()))
+        return user
+
+    async def _asked(self, remote: MetaApiRef, method: str) -> TruthAccount:
+        """Let a client's request in; return the account that it is for."""
+        await self.admit(remote.token, account_id=remote.account_id)
+        account = self._account(remote)
+        if account.spec.region in self.state.conditions.down_regions:
+            raise RemoteUnavailable(f"region {account.spec.region} is down")
+        try:
+            self.state.credits.spend(_call(account, method))
+        except Refused as refused:
+            raise self._throttled(refused) from None
+        if not account.is_reachable:
+            raise NotConnected(f"account {remote.account_id} is not connected to its broker yet")
+        return account
+
+    def _throttled(self, refused: Refused) -> Throttled:
+        assert refused.hint is not None
+        wait = (refused.hint.retry_at - self.broker.now()).total_seconds()
+        scope = str(refused.hint.metadata["exceededConfig"]).removeprefix("per").lower()
+        return Throttled(str(refused), retry_after_seconds=max(1.0, wait), scope=scope)
+
+    def _account(self, remote: MetaApiRef) -> TruthAccount:
+        account = self.broker.account(remote.account_id)
+        if account.owner != self.user(remote.token).name:
+            raise NotFound(f"no account {remote.account_id}")
+        return account
+
+    def _refuse(self, token: str) -> User:
+        if self._network.is_down:
+            raise RemoteUnavailable("the simulated MetaApi is down")
+        return self.user(token)
+
+
+def _call(account: TruthAccount, method: str) -> Call:
+    return Call(method=method, owner=account.owner, account_id=account.metaapi_id, server="")
+
+
+def remote_account(account: TruthAccount) -> RemoteAccount:
+    """Return the account as a client reads it."""
+    return RemoteAccount(
+        account_id=account.metaapi_id,
+        state=account.state,
+        connection_status=account.connection_status,
+        platform=account.platform,
+        login=account.login,
+        server=account.server.name,
+        region=account.spec.region,
+        reliability=account.spec.reliability,
+    )
 
 
 def _page(account: TruthAccount, deals: list[TruthDeal]) -> DealsPage:

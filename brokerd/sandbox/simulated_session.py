@@ -7,7 +7,7 @@ worked out when `receive` is called; what the broker does is queued as it happen
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -24,9 +24,12 @@ from brokerd.connector.ports import (
 from brokerd.domain import Deal
 from brokerd.errors import LinkLost
 from brokerd.sandbox import wire
+from brokerd.sandbox.conditions import Conditions
 from brokerd.sandbox.facts import ChangeKind, ProvisioningState, TruthDeal
 from brokerd.sandbox.faults import FaultKind, Faults
-from brokerd.sandbox.truth import Change, TradeServer, TruthAccount
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import Change, TruthAccount
 
 _UNIT = Decimal("0.00000001")
 _TIMER_SLACK_SECONDS = 0.001
@@ -41,6 +44,7 @@ class SimulatedSettings:
     status_seconds: float = 10.0
     reconnect_seconds: float = 2.0
     stream_overlap_seconds: float = 60.0
+    rules: ProvisioningRules = field(default_factory=lambda: ProvisioningRules(time_scale=1.0))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class SimulatedNetwork:
     clock: Clock
     faults: Faults
     settings: SimulatedSettings
+    conditions: Conditions
     is_down: bool = False
 
 
@@ -144,15 +149,22 @@ class SimulatedSession:
         now = self._now()
         if now < self._due - _TIMER_SLACK_SECONDS or self._is_dead:
             return
+        if self._is_connected and self._is_away():
+            self.interrupt()
+            return
         settings = self._network.settings
         if self._is_connected:
             self._beat()
             self._due = now + settings.status_seconds
-        elif self.account.is_reachable and not self._network.is_down:
+        elif self.account.is_reachable and not self._is_away():
             self._connect()
             self._due = now + settings.status_seconds
         else:
             self._due = now + settings.reconnect_seconds
+
+    def _is_away(self) -> bool:
+        network = self._network
+        return network.is_down or self.account.spec.region in network.conditions.down_regions
 
     def _beat(self) -> None:
         account_id, faults = self.account.metaapi_id, self._network.faults

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from brokerd.errors import NotFound
-from brokerd.sandbox import answers, sync, terminals
+from brokerd.sandbox import answers, sync, terminals, wire
 from brokerd.sandbox.beats import Beats
+from brokerd.sandbox.credits import COSTS, Call
 from brokerd.sandbox.delivery import Delivery
 from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.facts import ChangeKind, ConnectionStatus, ProvisioningState
-from brokerd.sandbox.faults import FaultKind, Faults
+from brokerd.sandbox.faults import FaultKind, StagedFault
+from brokerd.sandbox.refusals import Refused
 from brokerd.sandbox.registry import Registry
 from brokerd.sandbox.requests import (
     Request,
@@ -27,8 +28,10 @@ from brokerd.sandbox.requests import (
     refusal,
     response,
 )
+from brokerd.sandbox.state import MetaApiState
+from brokerd.sandbox.stream_limits import StreamLimits
 from brokerd.sandbox.terminal import Stream
-from brokerd.sandbox.truth import Broker, Change, TruthAccount
+from brokerd.sandbox.truth import Change, TruthAccount
 
 _MAX_INSTANCES = 2
 
@@ -55,25 +58,26 @@ class StreamService:
 
     def __init__(
         self,
-        broker: Broker,
+        state: MetaApiState,
         *,
-        faults: Faults,
         views: terminals.Terminals,
         settings: StreamSettings,
         burst: Burst,
     ) -> None:
         self.registry = Registry()
         self.opened: Counter[str] = Counter()
-        self._broker = broker
-        self._faults = faults
+        self._state = state
+        self._broker = state.broker
+        self._faults = state.faults
+        self.limits = StreamLimits(state, registry=self.registry)
         self.views = views
         self._burst = burst
-        self._delivery = Delivery(clock=broker.clock, faults=faults)
+        self._delivery = Delivery(clock=self._broker.clock, faults=self._faults)
         self._beats = [Beats(period_seconds=settings.status_seconds, beat=self._send_status)]
         if settings.quote_seconds is not None:
             self._beats.append(Beats(period_seconds=settings.quote_seconds, beat=self._send_quotes))
         self._held: dict[str, list[Change]] = {}
-        broker.listen(self.changed)
+        self._broker.listen(self.changed)
 
     def received(self, socket: Socket, body: msgspec.Raw) -> None:
         """Answer one request."""
@@ -85,10 +89,12 @@ class StreamService:
         try:
             self._serve(socket, request)
         except RequestRefused as refused:
-            self._reply(socket, request, refusal(request, refused))
+            offset = self._state.conditions.offset
+            self._reply(socket, request, refusal(request, refused, offset=offset))
 
     def closed(self, socket: Socket) -> None:
         """Forget a socket's subscriptions."""
+        self.limits.cut(self.registry.of_socket(socket))
         self.registry.remove_socket(socket)
 
     def changed(self, change: Change) -> None:
@@ -98,8 +104,13 @@ class StreamService:
                 self._pass_on(change)
             case ChangeKind.CONNECTION:
                 self._connection_changed(change.account)
-            case ChangeKind.BOOKED_QUIETLY:
-                pass  # MetaApi shows no such change on the stream (metaapi.md 9.8)
+            case ChangeKind.SYMBOLS:
+                self._symbols_changed(change)
+            case ChangeKind.REMOVED:
+                self.registry.forget(change.account.metaapi_id)
+                self._held.pop(change.account.metaapi_id, None)
+            case _:
+                pass  # MetaApi shows no quiet change on the stream (metaapi.md 9.8)
 
     def tick(self) -> None:
         """Send what is due."""
@@ -109,7 +120,7 @@ class StreamService:
         self._delivery.release_due()
 
     def _serve(self, socket: Socket, request: Request) -> None:
-        account = self._account(request)
+        account = self._account(socket, request)
         stream = self.registry.find(socket, request.account_id, request.instance)
         match request.type:
             case "subscribe":
@@ -121,21 +132,52 @@ class StreamService:
             case "synchronize":
                 if stream is None or stream.is_idle or not account.is_reachable:
                     raise RequestRefused("NotAuthenticatedError", "The terminal is not connected")
+                self.limits.require_synchronization(account.owner)
                 self._reply(socket, request, response(request, {}))
                 self._synchronize(stream, request, account)
             case _:
                 if request.type not in answers.ACKNOWLEDGED and not account.is_reachable:
                     raise not_connected(account.metaapi_id)
-                now = self._broker.now()
-                self._reply(
-                    socket, request, response(request, answers.answer(account, request, now=now))
-                )
+                self._reply(socket, request, self._answer(socket, request, account))
 
-    def _account(self, request: Request) -> TruthAccount:
+    def _answer(self, socket: Socket, request: Request, account: TruthAccount) -> bytes:
+        """Answer what costs credits."""
+        call = Call(
+            method=request.type,
+            owner=account.owner,
+            account_id=account.metaapi_id,
+            server=socket.client_id or "",
+            is_on_socket=True,
+        )
+        is_free = request.type in answers.ACKNOWLEDGED
+        if not is_free:
+            self._spend(call)
+        fields = answers.answer(account, request, now=self._broker.now())
+        items = fields.get("deals", fields.get("historyOrders"))
+        if request.type in COSTS and isinstance(items, list):
+            self._state.credits.spend_on_items(call, items=len(items))
+        return response(request, fields)
+
+    def _spend(self, call: Call) -> None:
         try:
-            return self._broker.account(request.account_id)
-        except NotFound as error:
-            raise RequestRefused("NotFoundError", str(error)) from None
+            self._state.credits.spend(call)
+        except Refused as refused:
+            error = RequestRefused("TooManyRequestsError", str(refused), hint=refused.hint)
+            raise error from None
+
+    def _account(self, socket: Socket, request: Request) -> TruthAccount:
+        """Return the account that is asked for, if whoever asks has it and its region is up."""
+        user = self._state.users.of_token(socket.token)
+        if user is None:
+            raise RequestRefused("UnauthorizedError", "Authorization token is invalid")
+        if user.is_forbidden:
+            raise RequestRefused("ForbiddenError", "You are not allowed to access this resource")
+        account = self._broker.accounts.get(request.account_id)
+        if account is None or account.owner != user.name:
+            raise RequestRefused("NotFoundError", f"Account {request.account_id} is not found")
+        if account.spec.region in self._state.conditions.down_regions:
+            raise not_connected(account.metaapi_id)
+        return account
 
     def _reply(self, socket: Socket, request: Request, packet: bytes) -> None:
         if self._faults.strike(FaultKind.MUTE, account_id=request.account_id) is None:
@@ -149,8 +191,11 @@ class StreamService:
             raise not_connected(account.metaapi_id)
         stream = self.registry.find(socket, account.metaapi_id, request.instance)
         if stream is None:
+            if not is_idle:
+                self.limits.require_subscription(account.owner, socket)
             stream = Stream(
                 account_id=account.metaapi_id,
+                owner=account.owner,
                 instance_index=request.instance,
                 host=f"sandbox-{'ab'[request.instance]}-1",
                 socket=socket,
@@ -173,11 +218,12 @@ class StreamService:
             orders_from=request.starting_history_order_time,
             deals_from=request.starting_deal_time,
         )
+        struck = self._faults.strike(StagedFault.IGNORE_HASHES, account_id=account.metaapi_id)
         stream.next_number = 0
         for kind, fields in sync.packets(
             snapshot,
             synchronization_id=request.request_id,
-            client_hashes=request.specifications_hashes,
+            client_hashes=request.specifications_hashes if struck is None else (),
         ):
             self._delivery.send_sequenced(stream, kind, fields)
         burst = self._faults.strike(FaultKind.BURST_AFTER_SYNC, account_id=account.metaapi_id)
@@ -196,6 +242,14 @@ class StreamService:
         for stream in streams:
             if stream.next_number is not None:
                 self._delivery.send_sequenced(stream, "update", fields)
+
+    def _symbols_changed(self, change: Change) -> None:
+        specs = change.account.server.specs
+        items = [msgspec.Raw(wire.specification(specs[symbol])) for symbol in change.symbols]
+        fields = {"specifications": items, "removedSymbols": []}
+        for stream in self.registry.of_account(change.account.metaapi_id):
+            if stream.next_number is not None:
+                self._delivery.send_sequenced(stream, "specifications", fields)
 
     def _connection_changed(self, account: TruthAccount) -> None:
         streams = self.registry.of_account(account.metaapi_id)

@@ -8,7 +8,8 @@ from random import Random
 
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import SymbolSpec
-from brokerd.sandbox.truth import Broker, TradeServer
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import Broker
 
 _CURRENCIES = (
     *("EUR", "GBP", "AUD", "USD", "CAD", "CHF", "JPY", "NZD"),

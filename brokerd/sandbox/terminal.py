@@ -44,6 +44,7 @@ class Stream:
     """
 
     account_id: str
+    owner: str
     instance_index: int
     host: str
     socket: Socket

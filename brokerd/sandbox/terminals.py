@@ -1,16 +1,18 @@
 """What terminals show of the truth: snapshots for a synchronization, updates, quotes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from brokerd.sandbox import wire
+from brokerd.sandbox.facts import SymbolSpec
 from brokerd.sandbox.hashes import specifications_hash
 from brokerd.sandbox.sync import Snapshot
 from brokerd.sandbox.terminal import PacketFields
-from brokerd.sandbox.truth import Change, TradeServer, TruthAccount
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import Change, TruthAccount
 
 ACCOUNT_TYPE = "cloud-g2"
 """The generation of every terminal here; the hash depends on it."""
@@ -18,12 +20,13 @@ ACCOUNT_TYPE = "cloud-g2"
 
 @dataclass(frozen=True, slots=True)
 class _Specifications:
+    specs: Mapping[str, SymbolSpec]
     items: tuple[bytes, ...]
     hash: str | None
 
 
 class Terminals:
-    """Renders accounts; specifications are rendered and hashed once per trade server."""
+    """Renders accounts; a server's specifications are rendered and hashed when they change."""
 
     def __init__(self, *, ignored_fields: frozenset[str]) -> None:
         self._ignored_fields = ignored_fields
@@ -54,9 +57,10 @@ class Terminals:
     def specifications(self, server: TradeServer) -> _Specifications:
         """Return the server's specifications and their hash."""
         known = self._specifications.get(server.name)
-        if known is None:
+        if known is None or known.specs is not server.specs:
             items = tuple(wire.specification(spec) for spec in server.specs.values())
             known = _Specifications(
+                server.specs,
                 items,
                 specifications_hash(items, account_type=ACCOUNT_TYPE, ignored=self._ignored_fields),
             )

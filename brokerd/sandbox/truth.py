@@ -1,38 +1,32 @@
-"""The ground truth: a seeded broker with trade servers and accounts whose sums follow their deals.
+"""The ground truth: a seeded broker with trade servers, and the accounts that MetaApi has on it.
 
 Everything else in the sandbox shows this truth, distorts it on purpose, or changes it through the
 few methods here. Every change reaches the listeners at once, in order, as a `Change`.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from random import Random
 from uuid import UUID
 
 from brokerd.clock import Clock
-from brokerd.domain import DealId, Platform
 from brokerd.errors import NotFound
 from brokerd.sandbox.facts import (
-    CENT,
-    ZERO,
-    Amendment,
     Booking,
     ChangeKind,
     ConnectionStatus,
     ProvisioningState,
-    Reliability,
     SymbolSpec,
     TruthDeal,
     TruthOrder,
     TruthPosition,
     whole_ms,
 )
+from brokerd.sandbox.records import Access, Records
+from brokerd.sandbox.trading import AccountSpec, TradeServer, TradingAccount
 
-_Place = tuple[datetime, int, str]
-"""Where a record stands in history: time, number, id."""
+_S = ProvisioningState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,84 +39,60 @@ class Change:
     orders: tuple[TruthOrder, ...] = ()
     positions: tuple[TruthPosition, ...] = ()
     removed_position_ids: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 ChangeListener = Callable[[Change], None]
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class TradeServer:
-    """A broker's server: its symbols, its prices, its tickets, its clock on the wall."""
-
-    name: str
-    platform: Platform
-    specs: Mapping[str, SymbolSpec]
-    prices: dict[str, Decimal]
-    utc_offset: timedelta
-    next_number: int
-
-    def take_ticket(self) -> str:
-        """Return a number that this server has never given to a deal or an order."""
-        ticket, self.next_number = str(self.next_number), self.next_number + 1
-        return ticket
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountSpec:
-    """What an account is made with."""
+class Hosting:
+    """What a client has set for its account at MetaApi, beside what `AccountSpec` says."""
 
-    server: TradeServer
-    name: str = "sandbox"
-    currency: str = "USD"
-    region: str = "new-york"
-    reliability: Reliability = "regular"
-    is_hedging: bool = True
-    leverage: int = 100
-    state: ProvisioningState = ProvisioningState.DEPLOYED
+    magic: int = 0
+    manual_trades: bool = False
+    quote_streaming_interval_in_seconds: float = 2.5
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, object] = field(default_factory=dict)
+    resource_slots: int = 1
+    copy_factory_resource_slots: int = 1
 
 
-class TruthAccount:
-    """One trading account. `balance` and `credit` are the sums of its deals, always."""
+class TruthAccount(TradingAccount):
+    """One account at MetaApi, on a trading account of the broker.
+
+    `password` is what MetaApi was told last, `moves_to` another trading account that it was told
+    of; a terminal goes on with what it was started with.
+    """
 
     def __init__(
         self,
         *,
         metaapi_id: str,
-        login: str,
+        trading: TradingAccount,
         spec: AccountSpec,
         created_at: datetime,
         tell: ChangeListener,
     ) -> None:
+        super().__init__(spec=spec, records=trading.records)
         self.metaapi_id = metaapi_id
-        self.login = login
-        self.spec = spec
         self.created_at = created_at
-        self.balance = ZERO
-        self.credit = ZERO
-        self.positions: dict[str, TruthPosition] = {}
+        self.hosting = Hosting()
         self.state = spec.state
-        is_deployed = spec.state is ProvisioningState.DEPLOYED
+        self.password = trading.access.password
+        is_up = spec.state is _S.DEPLOYED
         self.connection_status = (
-            ConnectionStatus.CONNECTED if is_deployed else ConnectionStatus.DISCONNECTED
+            ConnectionStatus.CONNECTED if is_up else ConnectionStatus.DISCONNECTED
         )
+        self._terminal_password = self.password
+        self.moves_to: TradingAccount | None = None
         self._tell = tell
-        self._deals: dict[DealId, TruthDeal] = {}
-        self._deal_places: list[_Place] = []
-        self._orders: dict[str, TruthOrder] = {}
-        self._order_places: list[_Place] = []
-
-    def __repr__(self) -> str:
-        return f"<TruthAccount {self.login}@{self.server.name}, {len(self._deals)} deals>"
+        self.records.listeners.append(self._heard)
 
     @property
-    def server(self) -> TradeServer:
-        """Return the trade server that keeps the account."""
-        return self.spec.server
-
-    @property
-    def platform(self) -> Platform:
-        """Return the MetaTrader generation."""
-        return self.spec.server.platform
+    def owner(self) -> str:
+        """Return the MetaApi user who holds the account."""
+        return self.spec.owner
 
     @property
     def replicas(self) -> int:
@@ -132,152 +102,74 @@ class TruthAccount:
     @property
     def is_reachable(self) -> bool:
         """Say whether a terminal is up and logged in at the broker."""
-        is_deployed = self.state is ProvisioningState.DEPLOYED
+        is_deployed = self.state is _S.DEPLOYED
         return is_deployed and self.connection_status is ConnectionStatus.CONNECTED
 
     @property
-    def floating_profit(self) -> Decimal:
-        """Return what the open positions would bring now."""
-        return sum((self.profit_of(position) for position in self.positions.values()), ZERO)
-
-    @property
-    def equity(self) -> Decimal:
-        """Return balance, credit and the floating profit together."""
-        return self.balance + self.credit + self.floating_profit
-
-    @property
-    def margin(self) -> Decimal:
-        """Return what the open positions bind."""
-        specs = self.server.specs
-        bound = (p.open_price * p.volume * specs[p.symbol].contract_size for p in self._open())
-        return (sum(bound, ZERO) / self.spec.leverage).quantize(CENT)
-
-    @property
-    def deal_count(self) -> int:
-        """Return how many deals the broker holds."""
-        return len(self._deals)
-
-    def profit_of(self, position: TruthPosition) -> Decimal:
-        """Return the unrealized profit of a position at the server's price."""
-        symbol = position.symbol
-        return position.profit_at(
-            self.server.prices[symbol], contract_size=self.server.specs[symbol].contract_size
-        )
-
-    def deals(
-        self,
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        offset: int = 0,
-        limit: int | None = None,
-    ) -> list[TruthDeal]:
-        """Return the deals with start <= time < end, oldest first, and of these a page."""
-        places = _page(_between(self._deal_places, start, end), offset, limit)
-        return [self._deals[DealId(self._deal_places[place][2])] for place in places]
-
-    def orders(
-        self,
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        offset: int = 0,
-        limit: int | None = None,
-    ) -> list[TruthOrder]:
-        """Return the completed orders with start <= done_time < end, likewise."""
-        places = _page(_between(self._order_places, start, end), offset, limit)
-        return [self._orders[self._order_places[place][2]] for place in places]
-
-    def deal(self, deal_id: DealId) -> TruthDeal:
-        """Return one deal; raises `NotFound`."""
-        if deal_id not in self._deals:
-            raise NotFound(f"account {self.metaapi_id} has no deal {deal_id}")
-        return self._deals[deal_id]
-
-    def book(self, booking: Booking) -> None:
-        """Write what happened in the market; MetaApi streams it."""
-        self._write(booking)
-        self._tell(
-            Change(
-                account=self,
-                kind=ChangeKind.TRADED,
-                deals=booking.deals,
-                orders=booking.orders,
-                positions=booking.positions,
-                removed_position_ids=booking.removed_position_ids,
-            )
-        )
-
-    def book_quietly(self, booking: Booking) -> None:
-        """Write what the broker adds behind the client's back; no stream shows it."""
-        self._write(booking)
-        self._tell(Change(account=self, kind=ChangeKind.BOOKED_QUIETLY, deals=booking.deals))
-
-    def amend(self, deal_id: DealId, amendment: Amendment) -> TruthDeal:
-        """Change a deal quietly; raises `NotFound`."""
-        amended = amendment.apply(self._remove(deal_id))
-        self._insert(amended)
-        self._tell(Change(account=self, kind=ChangeKind.BOOKED_QUIETLY, deals=(amended,)))
-        return amended
-
-    def delete(self, deal_id: DealId) -> TruthDeal:
-        """Remove a deal quietly; raises `NotFound`."""
-        removed = self._remove(deal_id)
-        self._tell(Change(account=self, kind=ChangeKind.BOOKED_QUIETLY))
-        return removed
+    def is_started(self) -> bool:
+        """Say whether a terminal runs or is being started."""
+        return self.state in (_S.DEPLOYING, _S.DEPLOYED)
 
     def set_state(self, state: ProvisioningState) -> None:
         """Move the deployment; the terminal goes up and down with it."""
+        is_start = state is _S.DEPLOYING or (state is _S.DEPLOYED and not self.is_started)
         self.state = state
-        is_up = state is ProvisioningState.DEPLOYED
-        self.set_connection(ConnectionStatus.CONNECTED if is_up else ConnectionStatus.DISCONNECTED)
+        if is_start:
+            self._start_terminal()
+        if state is _S.DEPLOYED:
+            self.log_in()
+        else:
+            self.set_connection(ConnectionStatus.DISCONNECTED)
 
     def set_connection(self, status: ConnectionStatus) -> None:
         """Change whether the terminal runs and whether the broker let it in."""
         self.connection_status = status
         self._tell(Change(account=self, kind=ChangeKind.CONNECTION))
 
-    def _open(self) -> list[TruthPosition]:
-        return list(self.positions.values())
+    def log_in(self) -> None:
+        """Let the terminal try its broker, with the password that it has."""
+        is_in = self.access.admits(self._terminal_password)
+        self.set_connection(
+            ConnectionStatus.CONNECTED if is_in else ConnectionStatus.DISCONNECTED_FROM_BROKER
+        )
 
-    def _write(self, booking: Booking) -> None:
-        for deal in booking.deals:
-            self._insert(deal)
-        for order in booking.orders:
-            self._orders[order.order_id] = order
-            insort(self._order_places, (order.done_time, int(order.order_id), order.order_id))
-        for position in booking.positions:
-            self.positions[position.position_id] = position
-        for position_id in booking.removed_position_ids:
-            self.positions.pop(position_id, None)
+    def leave(self) -> None:
+        """Show the broker's records no longer: MetaApi has forgotten the account."""
+        self.records.listeners.remove(self._heard)
 
-    def _insert(self, deal: TruthDeal) -> None:
-        assert deal.deal_id not in self._deals, f"deal {deal.deal_id} exists"
-        self._deals[deal.deal_id] = deal
-        insort(self._deal_places, _place(deal))
-        self._add(deal, deal.amount)
+    def _start_terminal(self) -> None:
+        self._terminal_password = self.password
+        if self.moves_to is not None:
+            self.leave()
+            moved, self.moves_to = self.moves_to, None
+            self.spec = replace(self.spec, server=moved.server)
+            self.records = moved.records
+            self.records.listeners.append(self._heard)
 
-    def _remove(self, deal_id: DealId) -> TruthDeal:
-        deal = self.deal(deal_id)
-        del self._deals[deal_id]
-        del self._deal_places[bisect_left(self._deal_places, _place(deal))]
-        self._add(deal, -deal.amount)
-        return deal
-
-    def _add(self, deal: TruthDeal, amount: Decimal) -> None:
-        if deal.is_credit:
-            self.credit += amount
-        else:
-            self.balance += amount
+    def _heard(self, kind: ChangeKind, booking: Booking) -> None:
+        if kind is not ChangeKind.ACCESS:
+            self._tell(
+                Change(
+                    account=self,
+                    kind=kind,
+                    deals=booking.deals,
+                    orders=booking.orders,
+                    positions=booking.positions,
+                    removed_position_ids=booking.removed_position_ids,
+                )
+            )
+        elif self.state is _S.DEPLOYED:
+            self.log_in()
 
 
 class Broker:
-    """All trade servers and accounts behind one sandbox."""
+    """All trade servers and logins behind one sandbox, and the accounts MetaApi has on them."""
 
     def __init__(self, *, clock: Clock, random: Random) -> None:
         self.clock = clock
         self.random = random
         self.servers: dict[str, TradeServer] = {}
+        self.logins: dict[tuple[str, str], TradingAccount] = {}
         self.accounts: dict[str, TruthAccount] = {}
         self._listeners: list[ChangeListener] = []
         self._next_login = random.randrange(10_000_000, 20_000_000)
@@ -295,18 +187,53 @@ class Broker:
         self.servers[server.name] = server
         return server
 
+    def change_symbol(self, server: TradeServer, spec: SymbolSpec) -> None:
+        """Let a trade server say something else of a symbol; terminals learn it at once."""
+        server.specs = {**server.specs, spec.symbol: spec}
+        for account in self.accounts.values():
+            if account.server is server:
+                change = Change(account=account, kind=ChangeKind.SYMBOLS, symbols=(spec.symbol,))
+                self._tell(change)
+
+    def open_login(self, spec: AccountSpec) -> TradingAccount:
+        """Open a trading account without deals, of which MetaApi knows nothing yet."""
+        login, self._next_login = str(self._next_login), self._next_login + 1
+        access = Access(password=f"trade-{login}", investor_password=f"read-{login}")
+        trading = TradingAccount(spec=spec, records=Records(login=login, access=access))
+        self.logins[spec.server.name, login] = trading
+        return trading
+
     def add_account(self, spec: AccountSpec) -> TruthAccount:
-        """Open an account without deals."""
+        """Open an account without deals, at the broker and at MetaApi."""
+        return self.host(self.open_login(spec), spec=spec)
+
+    def host(self, trading: TradingAccount, *, spec: AccountSpec) -> TruthAccount:
+        """Add one more account on a login to MetaApi."""
         account = TruthAccount(
             metaapi_id=str(UUID(int=self.random.getrandbits(128), version=4)),
-            login=str(self._next_login),
+            trading=trading,
             spec=spec,
             created_at=self.now(),
             tell=self._tell,
         )
-        self._next_login += 1
         self.accounts[account.metaapi_id] = account
+        self._tell(Change(account=account, kind=ChangeKind.ADDED))
         return account
+
+    def forget(self, account: TruthAccount) -> None:
+        """Remove an account from MetaApi; the broker keeps the login."""
+        account.leave()
+        del self.accounts[account.metaapi_id]
+        self._tell(Change(account=account, kind=ChangeKind.REMOVED))
+
+    def login(self, server: str, login: str) -> TradingAccount | None:
+        """Return a trading account of the broker; None when it has no such login."""
+        return self.logins.get((server, login))
+
+    def deployed_count(self, owner: str) -> int:
+        """Return how many accounts of a user run."""
+        accounts = self.accounts.values()
+        return sum(a.owner == owner and a.state is _S.DEPLOYED for a in accounts)
 
     def account(self, metaapi_id: str) -> TruthAccount:
         """Return an account by its MetaApi id; raises `NotFound`."""
@@ -317,17 +244,3 @@ class Broker:
     def _tell(self, change: Change) -> None:
         for listener in self._listeners:
             listener(change)
-
-
-def _place(deal: TruthDeal) -> _Place:
-    return (deal.time, int(deal.ticket), deal.deal_id)
-
-
-def _between(places: list[_Place], start: datetime | None, end: datetime | None) -> range:
-    low = 0 if start is None else bisect_left(places, (start, -1, ""))
-    high = len(places) if end is None else bisect_left(places, (end, -1, ""))
-    return range(low, max(low, high))
-
-
-def _page(places: range, offset: int, limit: int | None) -> range:
-    return places[offset:] if limit is None else places[offset : offset + limit]

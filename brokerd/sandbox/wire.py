@@ -12,7 +12,8 @@ import msgspec
 
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import SymbolSpec, TruthDeal, TruthOrder, TruthPosition
-from brokerd.sandbox.truth import TradeServer, TruthAccount
+from brokerd.sandbox.trading import TradeServer
+from brokerd.sandbox.truth import TruthAccount
 
 _ARTEFACT_EVERY = 3
 _ARTEFACT_TERM = 100_000.0

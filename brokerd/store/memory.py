@@ -41,6 +41,9 @@ class AccountRow:
     deleted_at: datetime | None = None
     margin_mode: str | None = None
     trade_mode: str | None = None
+    created_id: str | None = None
+    removes_remote: bool = False
+    credential_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class LeaseRow:
     not_before: datetime | None = None
     attempt: int = 0
     backoff_bound_seconds: float = 0.0
+    has_errand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

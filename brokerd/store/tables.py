@@ -38,7 +38,8 @@ accounts = sa.Table(
     sa.Column("margin_mode", sa.Text),  # as the first connect saw it
     sa.Column("trade_mode", sa.Text),  # demo, contest or real, likewise
     sa.Column("token", sa.Text, nullable=False),  # a configured name, never the secret
-    sa.Column("metaapi_account_id", sa.Text, nullable=False),
+    sa.Column("metaapi_account_id", sa.Text),  # as the spec names it; null = ours to create
+    sa.Column("created_account_id", sa.Text),  # what we created or found for such a spec
     sa.Column("region", sa.Text, nullable=False),
     sa.Column("desired", sa.Text, nullable=False),
     sa.Column("priority", sa.Text, nullable=False),
@@ -49,6 +50,11 @@ accounts = sa.Table(
     sa.Column("created_at", MOMENT, nullable=False, server_default=_NOW),
     sa.Column("updated_at", MOMENT, nullable=False, server_default=_NOW),
     sa.Column("deleted_at", MOMENT),
+    sa.Column("removes_remote", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("credential_version", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("auth", sa.Text, nullable=False, server_default="ok"),  # `provisioning.ports.Auth`
+    sa.Column("auth_at", MOMENT),
+    sa.Column("validation_locked_until", MOMENT),
     sa.UniqueConstraint("platform", "server", "login", name="accounts_identity_key"),
     sa.Index(
         "accounts_link_id_key",
@@ -72,6 +78,8 @@ leases = sa.Table(
     sa.Column("not_before", MOMENT),  # set = in backoff, outside the claim index
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("backoff_bound", sa.Double, nullable=False, server_default="0"),
+    # what must be done at MetaApi for a link that is not wanted: undeploy or remove its account
+    sa.Column("has_errand", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index(
         "leases_queue",
         "deadline",
@@ -80,6 +88,12 @@ leases = sa.Table(
     ),
     sa.Index("leases_not_before", "not_before", postgresql_where=sa.text("not_before IS NOT NULL")),
     sa.Index("leases_owner", "owner", postgresql_where=sa.text("owner IS NOT NULL")),
+    sa.Index(
+        "leases_errands",
+        "queued_at",
+        "account_id",
+        postgresql_where=sa.text("owner IS NULL AND has_errand"),
+    ),
 )
 
 links = sa.Table(
@@ -269,4 +283,58 @@ events = sa.Table(
     sa.Index("events_link", "link_id", "generation", "xid", "seq"),
     sa.Index("events_user", "user_id", "generation", "xid", "seq"),
     postgresql_partition_by="RANGE (created_at)",
+)
+
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.Text, nullable=False),  # key id and HMAC; never the password
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("sealed", sa.LargeBinary),  # null = erased, because nothing waits for it any more
+    sa.Column("state", sa.Text, nullable=False, server_default="waiting"),
+    sa.Column("submitted_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Index("credentials_sealed", "account_id", postgresql_where=sa.text("sealed IS NOT NULL")),
+)
+
+rejected_credentials = sa.Table(
+    "rejected_credentials",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("rejected_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("forget_at", MOMENT, nullable=False),
+)
+
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("intent_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # `provisioning.ports.IntentKind`
+    sa.Column("transaction_id", sa.Text, nullable=False),  # MetaApi makes one account of each
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("credential_version", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.BigInteger, nullable=False),  # who opened it
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("opened_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("closed_at", MOMENT),  # null = nobody knows yet how the call ended
+    sa.Column("code", sa.Text),
+    sa.Column("problem", sa.Text),
+    sa.Index("intents_account", "account_id", "intent_id"),
+    sa.Index(
+        "intents_open", "account_id", unique=True, postgresql_where=sa.text("closed_at IS NULL")
+    ),
+)
+
+spend = sa.Table(
+    "spend",
+    metadata,
+    sa.Column("intent_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("charge", sa.Text, nullable=False),  # `provisioning.ports.Charge`
+    sa.Column("usd", sa.Numeric(12, 6), nullable=False),
+    sa.Column("at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Index("spend_at", "at"),
 )

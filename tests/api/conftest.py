@@ -1,8 +1,10 @@
 """One control API over the memory adapters, called through ASGI."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -10,7 +12,10 @@ from litestar.types import ASGIApp
 from prometheus_client import CollectorRegistry
 
 from brokerd.api.app import Routes, create_app
+from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
+from brokerd.api.credentials import CredentialRoutes, Purse
 from brokerd.api.events import EventRoutes
+from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
@@ -24,14 +29,28 @@ from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.replica import Copy, Reads
 from brokerd.api.snapshots import NoSnapshots
 from brokerd.clock import SystemClock
-from brokerd.config.settings import QueueSettings, Secret
+from brokerd.config.settings import (
+    BudgetSettings,
+    MoneySettings,
+    QueueSettings,
+    Secret,
+    SecretsSettings,
+)
+from brokerd.connector.governor.memory import MemoryCensus
+from brokerd.connector.provisioning.budgets import limits_of
+from brokerd.connector.provisioning.memory import MemoryMoney, MemorySpend
+from brokerd.connector.provisioning.prices import prices_of
+from brokerd.connector.provisioning.sealing import Vault
 from brokerd.domain import Incarnation, Phase
+from brokerd.health.calendar import Calendar
+from brokerd.health.memory_past import MemoryPast
 from brokerd.ledger.memory_feed import MemoryFeedReader
 from brokerd.store.memory import MemoryState, NodeRow
 from brokerd.telemetry import Metrics
 
 KEY = "0123456789abcdef0123456789abcdef"
 NODE = Incarnation(7)
+SECRETS = SecretsSettings(keys={"k1": Secret("s" * 64)}, current="k1")
 
 
 def put_body(login="5016", **spec):
@@ -68,6 +87,7 @@ class Api:
     readiness: Readiness
     metrics: Metrics
     wake: asyncio.Event
+    money: MemoryMoney
 
     def account(self, link_id):
         """Return the account that bears a link id."""
@@ -104,10 +124,33 @@ def make_feed(state, *, metrics=None, reader=None, **limits):
     )
 
 
-def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, replica=None):
+def make_books(money, **budgets):
+    """Build what reads everything about money."""
+    return Books(
+        spend=MemorySpend(money),
+        census=MemoryCensus(money.state),
+        limits=limits_of(BudgetSettings(**budgets)),
+        prices=prices_of(MoneySettings()),
+    )
+
+
+def make_api(  # a builder of test values has many keywords
+    state,
+    *,
+    feed=None,
+    max_length=100,
+    snapshots=None,
+    hints=None,
+    replica=None,
+    calendar=None,
+    secrets=SECRETS,
+    **budgets,
+):
     """Build the application over the rows of `state`."""
-    registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length))
+    money = MemoryMoney(state=state)
+    registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length), money=money)
     metrics = feed._metrics if feed else Metrics(CollectorRegistry())
+    books = make_books(money, **budgets)
     wake = asyncio.Event()
     readiness = Readiness(registry, clock=state.clock)
     readiness.enter(READY)
@@ -126,8 +169,25 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
             snapshots=snapshots or NoSnapshots(),
             hints=hints or LocalHints(wake),
             clock=state.clock,
+            calendar=calendar or Calendar(),
             tokens=frozenset({"main"}),
+            can_create=bool(secrets.keys),
         ),
+        explain=ExplainRoutes(
+            registry=registry, past=MemoryPast(state), calendar=calendar or Calendar()
+        ),
+        credentials=CredentialRoutes(
+            registry=registry,
+            book=registry,
+            purse=Purse(
+                spend=books.spend, limits=books.limits, failed_attempt_usd=Decimal("0.105")
+            ),
+            vault=Vault(secrets, random_bytes=os.urandom),
+            snapshots=snapshots or NoSnapshots(),
+            hints=hints or LocalHints(wake),
+            metrics=metrics,
+        ),
+        budgets=BudgetRoutes(books=books),
         deals=DealRoutes(reads=reads(MemoryDealReader(state))),
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
         events=EventRoutes(feed=made_feed, metrics=metrics),
@@ -135,7 +195,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=metrics.registry,
-            sampled=[] if replica is None else [replica],
+            sampled=[BudgetGauges(books, metrics=metrics), *([replica] if replica else [])],
         ),
     )
     app = create_app(routes, key=Secret(KEY), metrics=metrics)
@@ -144,7 +204,7 @@ def make_api(state, *, feed=None, max_length=100, snapshots=None, hints=None, re
         base_url="http://brokerd",
         headers={"Authorization": f"Bearer {KEY}"},
     )
-    return Api(app, client, state, registry, readiness, metrics, wake)
+    return Api(app, client, state, registry, readiness, metrics, wake, money)
 
 
 @pytest.fixture

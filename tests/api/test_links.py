@@ -35,14 +35,16 @@ async def test_get_shows_the_body_of_the_reference(api):
     assert set(status) == {
         *("observedGeneration", "phase", "node", "leaseEpoch", "since", "nextAttemptAt"),
         *("attempt", "queue", "sync", "userAction", "conditions"),
+        *("metaapiAccountId", "credentialVersion"),
     }
     assert set(status["queue"]) == {"position", "positionAgeSeconds", "waitingSeconds"}
     assert set(status["sync"]) == {
         *("watermark", "lagSeconds", "balanceProof", "lastAuditAt", "deals", "openGaps"),
     }
     assert [condition["type"] for condition in status["conditions"]] == [
-        *("Ready", "Claimed", "TransportConnected"),
-        *("IdentityVerified", "Synchronized", "LedgerProven"),
+        *("Ready", "Claimed", "CredentialsValid", "Provisioned", "TransportConnected"),
+        *("BrokerConnected", "IdentityVerified", "Synchronized", "LedgerProven"),
+        *("WithinBudget", "MarketOpen", "Draining"),
     ]
     assert set(status["conditions"][0]) == {
         *("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"),

@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from brokerd.api.redis import RedisHints, RedisSnapshots, namespace_of, open_redis
+from brokerd.api.redis import RedisHints, RedisSnapshots
 from brokerd.api.reporting import ForgettingLeases
 from brokerd.clock import SystemClock
 from brokerd.config.settings import QueueSettings, RedisSettings, Secret
-from brokerd.demo.folder import EngineFolder, engine_user
-from brokerd.demo.valkey import Valkey
 from brokerd.domain import (
     AccountId,
     Backoff,
@@ -31,6 +29,7 @@ from brokerd.domain import (
 )
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.store.memory import MemoryState
+from brokerd.store.redis import namespace_of, open_redis
 from brokerd.telemetry import Metrics
 
 SETTINGS = RedisSettings(snapshot_seconds=0.5)
@@ -63,19 +62,6 @@ class Rig:
     async def phase(self):
         """Return the phase that a reader of the API that caches sees."""
         return (await self.cached.client.get(PATH)).json()["status"]["phase"]
-
-
-@pytest.fixture
-async def valkey() -> AsyncIterator[Valkey]:
-    """Run a Valkey that the test may kill."""
-    folder = EngineFolder(user=engine_user())
-    server = Valkey(folder=folder)
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.stop()
-        await folder.remove()
 
 
 @asynccontextmanager

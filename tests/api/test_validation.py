@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokerd.api.validation import Invalid, Limits, Unreadable, check_id, read_spec
+from brokerd.domain import MetaApiPlace
 
-LIMITS = Limits(tokens={"main"}, now=datetime(2026, 11, 21, tzinfo=UTC))
+LIMITS = Limits(tokens={"main"}, now=datetime(2026, 11, 21, tzinfo=UTC), can_create=True)
 GOOD = {
     "spec": {
         "userId": "u-17",
@@ -78,11 +80,9 @@ def test_moments_become_utc():
         ("$.spec.userId", "a\x00", "regex"),
         ("$.spec.userId", 7, "str"),
         ("$.spec.desired", "fresh", "planned"),
-        ("$.spec.desired", "stopped", "planned"),
         ("$.spec.desired", "dead", "enum"),
         ("$.spec.priority", "urgent", "enum"),
         ("$.spec.metaapi.token", "other", "configured"),
-        ("$.spec.metaapi.accountId", None, "existing"),
         ("$.spec.metaapi.accountId", "a/b", "regex"),
         ("$.spec.metaapi.region", "London", "regex"),
         ("$.spec.identity.platform", "mt6", "enum"),
@@ -119,10 +119,18 @@ def test_a_control_character_in_a_label_is_named():
     assert list(violations(body_with("$.spec.labels", {"tier": "x\n"}))) == ["$.spec.labels.tier"]
 
 
+def test_an_account_is_created_only_where_its_password_can_be_sealed():
+    """Without an account id the spec asks for a new one, for which a password must wait."""
+    body = json.dumps(body_with("$.spec.metaapi.accountId", None)).encode()
+    assert read_spec(body, limits=LIMITS).metaapi == MetaApiPlace(token="main", region="london")
+    with pytest.raises(Invalid, match=r"without \[secrets\] keys brokerd creates none"):
+        read_spec(body, limits=replace(LIMITS, can_create=False))
+
+
 def test_all_violations_come_at_once():
     """Faults of form and of sense are told together."""
     body = body_with("$.spec.desired", "fresh")
-    body["spec"]["metaapi"] = {"token": "other", "accountId": None, "region": 1}
+    body["spec"]["metaapi"] = {"token": "other", "accountId": "a/b", "region": 1}
     body["spec"]["identity"] = []
     body["spec"]["syncFrom"] = "2030-01-01T00:00:00Z"
     body["more"] = 1

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from brokerd.config.rules import broken_rules
-from brokerd.config.settings import ApiSettings, DatabaseSettings, MetaApiSettings, Secret, Settings
+from brokerd.config.settings import (
+    ApiSettings,
+    DatabaseSettings,
+    MarketHours,
+    MetaApiSettings,
+    Secret,
+    Settings,
+)
 from brokerd.domain import Priority
 
 _SETTINGS = Settings(
@@ -41,6 +48,7 @@ def test_defaults_break_no_rule() -> None:
         ("link", {"stream_overlap_seconds": 901.0}, "link.reconnect_overlap_seconds"),
         ("link", {"reconnect_overlap_seconds": 259_201.0}, "link.rolling_overlap_seconds"),
         ("link", {"connect_timeout_seconds": 19.0}, "link.connect_timeout_seconds"),
+        ("link", {"silence_seconds": 19.0}, "link.silence_seconds"),
         ("link", {"silence_seconds": float("nan")}, "link.silence_seconds"),
         ("link", {"stable_seconds": float("inf")}, "link.stable_seconds"),
         ("ledger", {"buffer_deals": 999}, "ledger.buffer_deals"),
@@ -48,6 +56,13 @@ def test_defaults_break_no_rule() -> None:
         ("database", {"lifetime_seconds": 29.0}, "database.lifetime_seconds"),
         ("database", {"url": Secret("mysql://planted")}, "database.url"),
         ("redis", {"url": Secret("http://planted")}, "redis.url"),
+        ("health", {"incident_part": 1.5}, "health.incident_part"),
+        ("health", {"canary_seconds": 901.0}, "health.canary_ceiling_seconds"),
+        (
+            "health",
+            {"markets": {"B-*": MarketHours(time_zone="UTC", open=())}},
+            "health.markets.B-*",
+        ),
         ("api", {"host": "0.0.0.0"}, "api.host"),
         ("api", {"host": "::"}, "api.host"),
         ("api", {"host": "broker.example"}, "api.host"),

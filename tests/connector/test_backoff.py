@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from brokerd.connector.backoff import after_failure, hint_of
 from brokerd.domain import Backoff
-from brokerd.errors import LinkLost, RemoteUnavailable, Throttled
+from brokerd.errors import Held, LinkLost, RemoteUnavailable, Throttled
 
 
 def wait_after(backoff, *, hint_seconds=None, seed=1, ceiling_seconds=300.0):
@@ -61,11 +61,12 @@ def test_a_hint_is_the_least_wait_and_never_below_a_second():
     ("failure", "hint"),
     [
         (Throttled("429", retry_after_seconds=7.0), 7.0),
+        (Held("no", retry_after_seconds=9.0, scope="user:main", cause="throttled"), 9.0),
         (RemoteUnavailable("503", retry_after_seconds=3.0), 3.0),
         (RemoteUnavailable("reset"), None),
         (LinkLost("silent"), None),
     ],
-    ids=["throttled", "unavailable", "reset", "lost"],
+    ids=["throttled", "held", "unavailable", "reset", "lost"],
 )
 def test_only_failures_that_carry_a_hint_give_one(failure, hint):
     """The wait a failure asks for is read from the failure alone."""

@@ -1,14 +1,28 @@
-"""Whether the account that answered is the registered one."""
+"""Which account is a link's, and whether the one that answered was registered."""
 
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from brokerd.connector.identity import check_connected, check_deployed, check_registered
+from brokerd.connector.identity import check_connected, check_registered, remote_of
 from brokerd.connector.ports import AccountInformation, RemoteAccount
-from brokerd.domain import Identity, Platform
-from brokerd.errors import IdentityMismatch, NotDeployed
+from brokerd.domain import (
+    AccountId,
+    Claim,
+    Desired,
+    Fence,
+    Identity,
+    Incarnation,
+    LinkId,
+    LinkSpec,
+    MetaApiPlace,
+    MetaApiRef,
+    Platform,
+    Priority,
+    UserId,
+)
+from brokerd.errors import IdentityMismatch
 
 IDENTITY = Identity(platform=Platform.MT5, login="5016", server="Broker-Demo", currency="USD")
 REMOTE = RemoteAccount(
@@ -60,15 +74,33 @@ def test_another_terminal_is_refused(field, value):
         check_connected(IDENTITY, replace(SEEN, **{field: value}))
 
 
-@pytest.mark.parametrize("state", ["UNDEPLOYED", "DRAFT", "DELETING", "DEPLOY_FAILED", "NEW_ONE"])
-def test_an_account_that_is_not_deployed_says_what_to_do(state):
-    """Every state but DEPLOYED and DEPLOYING is refused with advice."""
-    with pytest.raises(NotDeployed, match=f"is {state}; deploy it in MetaApi"):
-        check_deployed(replace(REMOTE, state=state))
+def claim_of(place: MetaApiRef | MetaApiPlace, *, created_id: str | None = None) -> Claim:
+    """Build a claim for a place."""
+    return Claim(
+        fence=Fence(account_id=AccountId(1), incarnation=Incarnation(1), epoch=1),
+        link_id=LinkId("l-1"),
+        spec=LinkSpec(
+            user_id=UserId("u-1"),
+            desired=Desired.LIVE,
+            priority=Priority.NORMAL,
+            metaapi=place,
+            identity=IDENTITY,
+        ),
+        generation=1,
+        created_id=created_id,
+    )
 
 
-@pytest.mark.parametrize("state", ["DEPLOYED", "DEPLOYING"])
-def test_a_deployed_account_passes(state):
-    """An account that is on its way is waited for by the connect timeout."""
-    check_deployed(replace(REMOTE, state=state))
-    assert REMOTE.state == "DEPLOYED"
+def test_the_account_is_the_one_that_the_spec_names():
+    """Whatever was created for an earlier spec."""
+    named = MetaApiRef(token="main", account_id="m-1", region="london")
+    assert remote_of(claim_of(named, created_id="m-2")) == named
+
+
+def test_without_a_name_it_is_the_one_that_was_created():
+    """Before one was created there is none to speak of, which is our bug."""
+    place = MetaApiPlace(token="main", region="london")
+    created = MetaApiRef(token="main", account_id="m-2", region="london")
+    assert remote_of(claim_of(place, created_id="m-2")) == created
+    with pytest.raises(AssertionError, match="l-1 has no MetaApi account yet"):
+        remote_of(claim_of(place))

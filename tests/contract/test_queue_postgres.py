@@ -18,10 +18,11 @@ from brokerd.config.settings import DatabaseSettings, Secret
 from brokerd.domain import AccountId, Claim, Incarnation
 from brokerd.errors import Fenced
 from brokerd.pool.postgres_nodes import PostgresNodes
-from brokerd.queue import fleet_lock
+from brokerd.queue.fleet_lock import FLEET_LOCK
 from brokerd.queue.postgres import _TAKE, PostgresQueue
 from brokerd.store import tables
 from brokerd.store.engine import Database, open_database
+from brokerd.store.locked import taking
 from brokerd.telemetry import Metrics
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -92,7 +93,7 @@ async def owners(database: Database) -> dict[AccountId, Incarnation | None]:
 async def locked_fleet(url: str) -> AsyncIterator[None]:
     """Hold the fleet's lock, as a claim under way does."""
     async with await psycopg.AsyncConnection.connect(url) as connection:
-        await connection.execute(fleet_lock._LOCK)
+        await connection.execute(taking(FLEET_LOCK))
         yield
 
 

@@ -17,6 +17,7 @@ from brokerd.api.ports import Registry
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, QueueSettings, Secret
+from brokerd.connector.link import NEVER_SECONDS
 from brokerd.connector.ports import LeaseHandle
 from brokerd.domain import (
     Backoff,
@@ -434,6 +435,33 @@ async def test_a_pause_does_not_cut_a_backoff_short(rig):
     record = (await rig.put(A)).record
     assert record.not_before is not None
     assert record.queue is None
+    assert await rig.claim() == []
+
+
+async def test_a_resumed_link_is_not_kept_waiting_for_ever(rig):
+    """A wait that only its client can end is over when the client pauses and resumes."""
+    await rig.put(A)
+    (claim,) = await rig.claim()
+    await rig.release(claim, delay_seconds=NEVER_SECONDS)
+    assert await rig.claim() == []
+    await rig.put(A, spec(desired=Desired.PAUSED))
+    await rig.put(A)
+    assert len(await rig.claim()) == 1
+
+
+async def test_a_change_that_the_owner_did_not_see_ends_the_wait_it_begins(rig):
+    """New credentials that arrive while the old ones are given up must not be parked with them."""
+    await rig.put(A)
+    (claim,) = await rig.claim()
+    await rig.report(claim, Phase.AUTH_FAILED)
+    elsewhere = replace(spec().metaapi, account_id="other")
+    await rig.put(A, spec(metaapi=elsewhere))
+    await rig.release(claim, delay_seconds=NEVER_SECONDS)
+    assert (await rig.registry.get(A)).queue.position == 1
+    (again,) = await rig.claim()
+    assert again.spec.metaapi == elsewhere
+    await rig.report(again, Phase.AUTH_FAILED)
+    await rig.release(again, delay_seconds=NEVER_SECONDS)
     assert await rig.claim() == []
 
 

@@ -10,13 +10,14 @@ from random import Random
 
 import httpx
 import pytest
+from governing import OpenGate
 from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
 from brokerd.connector.metaapi_rest.client import MetaApiRest
 from brokerd.connector.metaapi_rest.retries import retrying
-from brokerd.connector.metaapi_rest.transport import open_http
+from brokerd.connector.metaapi_rest.transport import RestPorts, open_http
 from brokerd.connector.ports import PAGE_LIMIT, RestPort
 from brokerd.domain import Deal, DealId, MetaApiRef, Platform
 from brokerd.errors import NotConnected, NotFound, RemoteUnavailable, Throttled, Unauthorized
@@ -77,13 +78,15 @@ async def over_http() -> AsyncIterator[World]:
 
 def port(http: httpx.AsyncClient, settings: MetaApiSettings) -> RestPort:
     """Build the client; it asks once, so that each failure is seen at once."""
-    return MetaApiRest(
-        http,
-        settings=settings,
+    clock, metrics = SystemClock(), Metrics(CollectorRegistry())
+    ports = RestPorts(
+        http=http,
         retrying=retrying(1, random=Random(1)),
-        clock=SystemClock(),
-        metrics=Metrics(CollectorRegistry()),
+        gate=OpenGate(clock),
+        clock=clock,
+        metrics=metrics,
     )
+    return MetaApiRest(settings, ports=ports)
 
 
 @asynccontextmanager

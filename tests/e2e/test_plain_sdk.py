@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificate
 
 from brokerd.sandbox.habits import Past
-from brokerd.sandbox.server import Certificate, Sandbox, SandboxSettings, running_sandbox
+from brokerd.sandbox.limits import Limits, SubscriptionLimits, SynchronizationLimit
+from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -52,33 +55,6 @@ async def test_the_sdk_needs_no_patch_at_all(plain_sdk: RunPlainSdk, tmp_path: P
         await synchronize_and_trade(sandbox, plain_sdk, ca=ca)
 
 
-async def make_certificate(folder: Path) -> tuple[Path, Certificate]:
-    """Let openssl make a CA of our own and a certificate for 127.0.0.1 that it signed."""
-    ca, ca_key = folder / "ca.pem", folder / "ca.key"
-    cert, key, request = folder / "cert.pem", folder / "cert.key", folder / "cert.csr"
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "1")
-    usage = ("-addext", "keyUsage=critical,keyCertSign")
-    await openssl("req", "-x509", *curve, *usage, "-subj", "/CN=ca", "-keyout", ca_key, "-out", ca)
-    await openssl("req", "-new", *curve, "-subj", "/CN=sandbox", "-keyout", key, "-out", request)
-    signing = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "1")
-    await openssl("x509", "-req", "-in", request, *signing, "-extfile", extensions, "-out", cert)
-    return ca, Certificate(cert=cert, key=key)
-
-
-async def openssl(*arguments: str | Path) -> None:
-    """Run the openssl command; what it says is shown when it fails."""
-    process = await asyncio.create_subprocess_exec(
-        "openssl",
-        *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-
-
 async def test_the_plain_sdk_goes_deaf_when_its_idle_socket_is_lost(
     plain_sdk: RunPlainSdk, lose_second_socket: Callable[..., Any]
 ) -> None:
@@ -106,3 +82,26 @@ async def test_the_plain_sdk_hears_all_while_nothing_is_lost(
             loss = await lose_second_socket(sandbox, account, client, is_dropping=False)
         assert not loss.was_dropped
         assert loss.seen == loss.made
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(subscriptions=SubscriptionLimits(per_server=0, retry_seconds=1)),
+        Limits(subscriptions=SubscriptionLimits(per_user_per_server=0, retry_seconds=1)),
+        Limits(synchronizations=SynchronizationLimit(concurrent=0, seconds=1)),
+    ],
+    ids=["server", "user and server", "synchronizations"],
+)
+async def test_the_plain_sdk_understands_the_limits(plain_sdk: RunPlainSdk, limits: Limits) -> None:
+    """It reads every refusal of the stream, waits, and synchronizes once there is room."""
+    async with running_sandbox(replace(QUIET, limits=limits)) as sandbox:
+        account = sandbox.add_account(past=Past(deals=5, positions=0))
+        async with plain_sdk(sandbox, account) as client:
+            async with asyncio.timeout(30):
+                while sandbox.stream.limits.refused.total() < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            assert client.messages == []
+            sandbox.state.limits.subscriptions = sandbox.state.limits.synchronizations = None
+            await client.synchronized()
+            assert client.seen() == {deal.ticket for deal in account.deals()}

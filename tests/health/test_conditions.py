@@ -18,7 +18,6 @@ from brokerd.health.conditions import (
     shown,
 )
 
-T, F, U = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN
 SINCE = datetime(2026, 11, 21, 9, tzinfo=UTC)
 QUEUED = SINCE + timedelta(minutes=5)
 PROVEN = SINCE + timedelta(minutes=1)
@@ -49,10 +48,10 @@ def facts(phase, *, reason=None, is_owned=True, proof=Proof.PROVEN, **values):
 
 
 def truths(of):
-    """Return the statuses: ready, claimed, transport, identity, synchronized, proven."""
+    """Return the statuses' first letters in the order of `ConditionType`."""
     found = conditions(of)
     assert [each.type for each in found] == list(ConditionType)
-    return tuple(each.status for each in found)
+    return "".join(each.status[0] for each in found)
 
 
 def reason_of(of, kind=ConditionType.READY):
@@ -63,57 +62,75 @@ def reason_of(of, kind=ConditionType.READY):
 WAITING = {"is_owned": False, "waiting_seconds": 3.0}
 
 
+# Ready Claimed · CredentialsValid Provisioned TransportConnected BrokerConnected ·
+# IdentityVerified Synchronized LedgerProven · WithinBudget MarketOpen Draining
 @pytest.mark.parametrize(
     ("of", "expected", "reason"),
     [
-        (facts(Phase.LIVE), (T, T, T, T, T, T), "Live"),
-        (facts(Phase.LIVE, proof=Proof.UNKNOWN), (T, T, T, T, T, U), "Live"),
-        (facts(Phase.LIVE, proof=Proof.MISMATCH), (F, T, T, T, T, F), "BalanceMismatch"),
-        (facts(Phase.CLAIMED), (F, T, F, U, F, T), "Connecting"),
-        (facts(Phase.CONNECTING), (F, T, F, U, F, T), "Connecting"),
-        (facts(Phase.VERIFYING), (F, T, T, U, F, T), "NotChecked"),
-        (facts(Phase.SYNCING), (F, T, T, T, F, T), "Syncing"),
-        (facts(Phase.SYNCING, reason="Reconnecting"), (F, T, F, T, F, T), "Reconnecting"),
+        (facts(Phase.LIVE), "TT TTTT TTT TUF", "Live"),
+        (facts(Phase.LIVE, proof=Proof.UNKNOWN), "TT TTTT TTU TUF", "Live"),
+        (facts(Phase.LIVE, proof=Proof.MISMATCH), "FT TTTT TTF TUF", "BalanceMismatch"),
+        (facts(Phase.LIVE, is_market_open=True), "TT TTTT TTT TTF", "Live"),
+        (facts(Phase.LIVE, is_market_open=False), "TT TTTT TTT TFF", "Live"),
+        (facts(Phase.CLAIMED), "FT UUFU UFT TUF", "Connecting"),
+        (facts(Phase.PROVISIONING), "FT UFFU UFT TUF", "Provisioning"),
+        (facts(Phase.CONNECTING), "FT UUFU UFT TUF", "Connecting"),
+        (facts(Phase.SUSPECT, reason="Silent"), "FT TTUU TUT TUF", "Silent"),
+        (facts(Phase.VERIFYING), "FT UTTU UFT TUF", "NotChecked"),
+        (facts(Phase.SYNCING), "FT TTTT TFT TUF", "Syncing"),
+        (facts(Phase.SYNCING, reason="Reconnecting"), "FT TTFT TFT TUF", "Reconnecting"),
         (
-            facts(Phase.SYNCING, reason="BrokerDisconnected"),
-            (F, T, F, T, F, T),
+            facts(Phase.SYNCING, reason="BrokerDisconnected", is_market_open=True),
+            "FT TTTF TFT TTF",
             "BrokerDisconnected",
         ),
-        (facts(Phase.SYNCING, reason="Resynchronizing"), (F, T, T, T, F, T), "Syncing"),
-        (facts(Phase.BACKOFF, reason="LinkLost"), (F, T, F, U, F, T), "LinkLost"),
         (
-            facts(Phase.BACKOFF, reason="LinkLost", is_owned=False),
-            (F, F, F, U, F, T),
-            "LinkLost",
+            facts(Phase.SYNCING, reason="BrokerDisconnected", is_market_open=False),
+            "FT TTTF TFT TFF",
+            "MarketClosed",
         ),
-        (facts(Phase.BLOCKED, reason="Unauthorized"), (F, T, F, U, F, T), "Unauthorized"),
+        (facts(Phase.SYNCING, reason="Resynchronizing"), "FT TTTT TFT TUF", "Syncing"),
+        (facts(Phase.BACKOFF, reason="LinkLost"), "FT UUFU UFT TUF", "LinkLost"),
+        (facts(Phase.BACKOFF, reason="LinkLost", is_owned=False), "FF UUFU UFT TUF", "LinkLost"),
+        (facts(Phase.AUTH_SUSPECT, reason="AuthSuspect"), "FT UUFU UFT TUF", "AuthSuspect"),
+        (facts(Phase.AUTH_FAILED, reason="AuthFailed"), "FT FUFU UFT TUF", "AuthFailed"),
+        (facts(Phase.BLOCKED, reason="Unauthorized"), "FT UUFU UFT TUF", "Unauthorized"),
+        (facts(Phase.BLOCKED, reason="Billing"), "FT UUFU UFT FUF", "Billing"),
+        (facts(Phase.BLOCKED, reason="BudgetExhausted"), "FT UUFU UFT FUF", "BudgetExhausted"),
         (
             facts(Phase.QUARANTINED, reason="IdentityMismatch"),
-            (F, T, F, F, F, T),
+            "FT UUFU FFT TUF",
             "IdentityMismatch",
         ),
-        (facts(Phase.DRAINING, reason="Leaving"), (F, T, U, U, F, T), "Leaving"),
-        (facts(Phase.QUEUED, **WAITING), (F, F, F, U, F, T), "Queued"),
-        (facts(Phase.LIVE, **WAITING), (F, F, F, U, F, T), "Queued"),
-        (facts(Phase.BACKOFF, **WAITING), (F, F, F, U, F, T), "Queued"),
+        (facts(Phase.DRAINING, reason="Leaving"), "FT UUUU UFT TUT", "Leaving"),
+        (facts(Phase.QUEUED, **WAITING), "FF UUFU UFT TUF", "Queued"),
+        (facts(Phase.LIVE, **WAITING), "FF UUFU UFT TUF", "Queued"),
+        (facts(Phase.BACKOFF, **WAITING), "FF UUFU UFT TUF", "Queued"),
         (
             facts(Phase.QUEUED, is_owned=False, waiting_seconds=STARVED_SECONDS + 1),
-            (F, F, F, U, F, T),
+            "FF UUFU UFT TUF",
             "Starved",
         ),
         (
             facts(Phase.PAUSED, is_owned=False, desired=Desired.PAUSED),
-            (F, F, F, U, F, T),
+            "FF UUFU UFT TUF",
             "Paused",
         ),
-        (facts(Phase.LIVE, is_deleted=True), (F, T, U, U, F, T), "Deleted"),
+        (facts(Phase.LIVE, is_deleted=True), "FT UUUU UFT TUF", "Deleted"),
     ],
     ids=str,
 )
 def test_conditions_of(of, expected, reason):
     """Each phase has its conditions, and Ready the reason of the first that fails."""
-    assert truths(of) == expected
+    assert truths(of) == expected.replace(" ", "")
     assert reason_of(of) == reason
+
+
+def test_a_condition_that_fails_tells_what_its_owner_told():
+    """The message stands where something is wrong; what is well, or no failure, needs none."""
+    told = {each.type: each.message for each in conditions(facts(Phase.AUTH_FAILED))}
+    assert told[ConditionType.CREDENTIALS_VALID] == "as told"
+    assert told[ConditionType.CLAIMED] == told[ConditionType.MARKET_OPEN] == ""
 
 
 @pytest.mark.parametrize(
@@ -138,7 +155,9 @@ def test_the_phase_shown(of, phase, since):
 
 def test_the_proof_carries_its_own_time_and_detail():
     """When it was judged and what it found, not when the phase began."""
-    proven = conditions(facts(Phase.LIVE))[-1]
+    (proven,) = (
+        each for each in conditions(facts(Phase.LIVE)) if each.type is ConditionType.LEDGER_PROVEN
+    )
     assert (proven.last_transition_at, proven.message, proven.reason) == (
         PROVEN,
         "12 deals",
@@ -154,9 +173,10 @@ def test_the_proof_carries_its_own_time_and_detail():
     is_owned=st.booleans(),
     is_deleted=st.booleans(),
     waiting=st.none() | st.floats(0, 1e6),
+    is_market_open=st.none() | st.booleans(),
 )
 def test_no_link_is_ready_without_owner_and_session(  # noqa: PLR0917  # one per dimension
-    phase, proof, desired, is_owned, is_deleted, waiting
+    phase, proof, desired, is_owned, is_deleted, waiting, is_market_open
 ):
     """Ready is True exactly for an owned, living, live link whose ledger is not disproven."""
     of = facts(
@@ -166,9 +186,10 @@ def test_no_link_is_ready_without_owner_and_session(  # noqa: PLR0917  # one per
         is_owned=is_owned,
         is_deleted=is_deleted,
         waiting_seconds=waiting,
+        is_market_open=is_market_open,
     )
     expected = phase is Phase.LIVE and is_owned and not is_deleted and proof is not Proof.MISMATCH
     found = conditions(of)
-    assert (found[0].status is T) == expected
+    assert (found[0].status is Truth.TRUE) == expected
     published = {*Reason, phase.capitalize()}
     assert all(each.reason in published for each in found)

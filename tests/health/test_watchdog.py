@@ -20,6 +20,7 @@ class LateClock(VirtualClock):
     """A clock on which everything takes a little longer."""
 
     def __init__(self):
+        super().__init__()
         self.late_seconds = 0.0
 
     def monotonic(self):

@@ -89,10 +89,12 @@ class WiredQueue(MemoryQueue):
         super().__init__(state)
         self.wire = wire
 
-    async def claim(self, incarnation: Incarnation, *, limit: int) -> Sequence[Claim]:
+    async def claim(
+        self, incarnation: Incarnation, *, limit: int, errands: int = 0
+    ) -> Sequence[Claim]:
         """Claim over the wire."""
         self.wire.send()
-        claims = await super().claim(incarnation, limit=limit)
+        claims = await super().claim(incarnation, limit=limit, errands=errands)
         await self.wire.receive()
         return claims
 
@@ -557,6 +559,21 @@ async def test_a_crash_stays_in_its_slot() -> None:
     assert len(crashes) == stage.started.count(broken)
     assert (crashes[0]["log_level"], crashes[0]["code"]) == ("error", "internal")
     assert crashes[0]["link_id"] == "link-2"
+
+
+async def test_a_link_whose_task_vanished_is_run_again() -> None:
+    """A task that was cancelled by nobody we know leaves its lease ours: the pool takes it up."""
+    stage = Stage()
+    account_id = stage.add(1)
+    with capture_logs() as logs:
+        async with node(stage) as one:
+            await asyncio.sleep(4)
+            (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "link:link-1"]
+            task.cancel()
+            await asyncio.sleep(4)
+            assert one.owned == {account_id}
+            assert (stage.live, stage.started) == ({account_id}, [account_id] * 2)
+    assert [log["link_id"] for log in logs if log["event"] == "link.vanished"] == ["link-1"]
 
 
 async def test_a_link_that_cannot_even_be_built_is_a_crash_of_its_own() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from yarl import URL
 
 from brokerd.sandbox.server import Sandbox
 
@@ -92,7 +93,7 @@ class StreamClient:
             (self.replies if event == "response" else self.errors)[body["requestId"]] = body
 
 
-Connect = Callable[[Sandbox], AbstractAsyncContextManager[StreamClient]]
+Connect = Callable[..., AbstractAsyncContextManager[StreamClient]]
 
 
 @pytest.fixture
@@ -100,8 +101,11 @@ def connect() -> Connect:
     """Return how to open a socket to a sandbox."""
 
     @asynccontextmanager
-    async def connect(sandbox: Sandbox) -> AsyncIterator[StreamClient]:
-        url = f"{sandbox.url}/ws/?auth-token={sandbox.settings.token}&EIO=3&transport=websocket"
+    async def connect(
+        sandbox: Sandbox, *, token: str | None = None, **query: str
+    ) -> AsyncIterator[StreamClient]:
+        params = {"auth-token": token or sandbox.settings.token, "EIO": "3", **query}
+        url = URL(f"{sandbox.url}/ws/").with_query(transport="websocket", **params)
         async with aiohttp.ClientSession() as http, http.ws_connect(url) as websocket:
             yield StreamClient(websocket)
 

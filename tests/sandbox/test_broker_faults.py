@@ -146,3 +146,16 @@ def test_a_terminal_is_without_its_broker_while_the_fault_is_on() -> None:
 async def _ticks(acting: BrokerFaults) -> None:
     for _ in range(3):
         acting.tick()
+
+
+async def test_a_terminal_is_let_in_again_only_with_the_right_password() -> None:
+    """What changed at the broker while it was thrown out holds when the fault is over."""
+    world = World()
+    account = world.accounts[0]
+    world.faults.switch_on(Fault(kind=FaultKind.BROKER_DISCONNECT))
+    world.acting.tick()
+    account.change_password("another")
+    world.faults.switch_off(FaultKind.BROKER_DISCONNECT)
+    world.acting.tick()
+    assert account.connection_status is ConnectionStatus.DISCONNECTED_FROM_BROKER
+    assert world.accounts[1].connection_status is ConnectionStatus.CONNECTED

@@ -21,8 +21,9 @@ from brokerd.sandbox.facts import Booking, ConnectionStatus, ProvisioningState, 
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
-from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
-from brokerd.sandbox.rest_gate import Gate, Tokens
+from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.rest_gate import Gate
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 
@@ -61,12 +62,13 @@ async def running(platform: Platform = Platform.MT5) -> AsyncIterator[Service]:
     server = open_server(broker, ServerSpec(platform=platform))
     account = broker.add_account(AccountSpec(server=server))
     market.seed(account, Past(deals=60, positions=2))
-    tokens = Tokens(valid=frozenset({TOKEN["auth-token"]}))
-    gate = Gate(tokens=tokens, faults=faults, clock=broker.clock, random=Random(4))
+    settings = ServiceSettings(token=TOKEN["auth-token"])
+    state = MetaApiState(broker, faults=faults, settings=settings)
+    gate = Gate(state)
     app = web.Application()
-    app.add_routes(ClientRest(broker, gate=gate, faults=faults).routes())
-    settings = ProvisioningSettings(domain=lambda: "sim.test:1")
-    app.add_routes(Provisioning(broker, gate=gate, settings=settings).routes())
+    app.add_routes(ClientRest(state, gate=gate).routes())
+    discovery = Discovery(domain=lambda: "sim.test:1")
+    app.add_routes(Provisioning(state, gate=gate, discovery=discovery).routes())
     async with TestClient(TestServer(app)) as client:
         yield Service(client, broker, market, account, faults)
 

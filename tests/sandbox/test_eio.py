@@ -24,12 +24,14 @@ class Echo:
 
     def __init__(self) -> None:
         self.is_upgrading = True
+        self.regions: list[str | None] = []
         self.lost: list[Socket] = []
         self.is_lost = asyncio.Event()
 
-    def is_authorized(self, token: str) -> bool:
+    def turn_away(self, token: str, *, region: str | None) -> int | None:
         """Accept one token."""
-        return token == "good"
+        self.regions.append(region)
+        return None if token == "good" else 401
 
     def may_upgrade(self, _socket: Socket) -> bool:
         """Answer the probe unless told otherwise."""

@@ -13,10 +13,13 @@ from brokerd.clock import SystemClock
 from brokerd.domain import Platform
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import Faults
-from brokerd.sandbox.provisioning import Provisioning, ProvisioningSettings
-from brokerd.sandbox.rest_gate import Gate, Tokens
+from brokerd.sandbox.provisioning import Discovery, Provisioning
+from brokerd.sandbox.rest_gate import Gate
+from brokerd.sandbox.rules import ProvisioningRules
+from brokerd.sandbox.state import MetaApiState, ServiceSettings
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
+from brokerd.sandbox.users import User
 
 TOKEN = {"auth-token": "a.valid.token"}
 ACCOUNTS = "/users/current/accounts"
@@ -57,17 +60,15 @@ async def running() -> AsyncIterator[Service]:
         broker.add_account(AccountSpec(server=servers[i % 2], name=f"user {i}", state=state))
         for i, state in enumerate(states)
     ]
-    gate = Gate(
-        tokens=Tokens(valid=frozenset({TOKEN["auth-token"]}), forbidden=frozenset({"known"})),
-        faults=Faults(random=Random(2)),
-        clock=broker.clock,
-        random=Random(3),
+    settings = ServiceSettings(
+        token=TOKEN["auth-token"],
+        rules=ProvisioningRules(deploy_seconds=600, undeploy_seconds=50, time_scale=0.001),
     )
-    settings = ProvisioningSettings(
-        deploy_seconds=100, undeploy_seconds=50, time_scale=0.001, domain=lambda: "sim.test:1"
-    )
+    state = MetaApiState(broker, faults=Faults(random=Random(2)), settings=settings)
+    state.users.add(User(name="known", token="known", is_forbidden=True))
     app = web.Application()
-    app.add_routes(Provisioning(broker, gate=gate, settings=settings).routes())
+    discovery = Discovery(domain=lambda: "sim.test:1")
+    app.add_routes(Provisioning(state, gate=Gate(state), discovery=discovery).routes())
     async with TestClient(TestServer(app)) as client:
         yield Service(client, accounts)
 
@@ -145,7 +146,7 @@ async def test_deploying_takes_its_time() -> None:
         async with service.client.post(path, headers=TOKEN) as answer:
             assert (answer.status, await answer.read()) == (204, b"")
         assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         assert await service.state(account) == ("DEPLOYED", "CONNECTED")
         async with service.client.post(path, headers=TOKEN) as answer:
             assert answer.status == 204
@@ -163,9 +164,9 @@ async def test_undeploying_takes_the_terminal_at_once() -> None:
         assert account.connection_status is ConnectionStatus.DISCONNECTED
         async with service.client.post(f"{path}/deploy", headers=TOKEN) as answer:
             assert answer.status == 204
-        await asyncio.sleep(0.08)
-        assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
         await asyncio.sleep(0.1)
+        assert await service.state(account) == ("DEPLOYING", "DISCONNECTED")
+        await asyncio.sleep(0.7)
         assert await service.state(account) == ("DEPLOYED", "CONNECTED")
 
 

@@ -113,7 +113,7 @@ async def test_a_deleted_deal_that_returns_is_restored():
         server = world.account.server
         world.account.delete(deal.deal_id)
         await world.until(lambda: deal.deal_id not in world.ledger, within=RECHECKS)
-        world.account._insert(deal)
+        world.account.records.insert(deal)
         await world.until(lambda: deal.deal_id in world.ledger, within=ROLLING)
         assert world.events(deal.deal_id) == ["deal.added", "deal.removed", "deal.revised"]
         assert world.account.server is server

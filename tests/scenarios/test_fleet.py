@@ -9,12 +9,17 @@ from random import Random
 import pytest
 from link_world import PATIENCE, START, VirtualClock, WarpedMetaApi, spec_of
 from prometheus_client import CollectorRegistry
+from simulated_money import SimulatedPort, build_provisioner
+from structlog.testing import capture_logs
 
-from brokerd.config.settings import LedgerSettings, LinkSettings, PoolSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings, PoolSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import LinkPorts
+from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
 from brokerd.domain import AccountId, LinkId, Phase, Proof
 from brokerd.errors import Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.writer import Writer
@@ -25,6 +30,7 @@ from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
 from brokerd.pool.slots import SlotPorts
 from brokerd.queue.memory import MemoryQueue
+from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
@@ -160,11 +166,21 @@ class Node:
         leases = MemoryLeases(fleet.state, patience_seconds=PATIENCE)
         ports = LinkPorts(
             rest=fleet.service,
+            provisioning=build_provisioner(
+                rest=fleet.service,
+                port=SimulatedPort(fleet.service, fleet.clock),
+                intents=MemoryIntents(MemoryMoney(state=fleet.state)),
+                clock=fleet.clock,
+                metrics=metrics,
+            ),
             stream=GatedStream(fleet.service, heartbeat=heartbeat),
             ledger=writer,
             windows=MemoryWindows(fleet.state),
             long_pulls=asyncio.Semaphore(1),
             lease=leases,
+            incidents=IncidentDesk(
+                HealthSettings(), calendar=Calendar(), clock=fleet.clock, metrics=metrics
+            ),
             settings=LinkSettings(),
             clock=fleet.clock,
             random=self.random,
@@ -293,3 +309,62 @@ async def test_a_spec_that_changes_reaches_the_running_link():
         await asyncio.sleep(1.2)
         assert fleet.state.links[1].observed_generation == 2
         assert fleet.live == 2
+
+
+def stages(logs):
+    """Return what was told of incidents, in order."""
+    return [(log["reach"], log["stage"]) for log in logs if log["event"] == "incident.changed"]
+
+
+def returns(fleet, *, since):
+    """Return when links became live after a moment, in seconds after it."""
+    return sorted(
+        (row.at - since).total_seconds()
+        for row in fleet.state.transitions
+        if row.phase is Phase.LIVE and row.at > since
+    )
+
+
+def disconnect_broker(fleet):
+    """Let the broker's server log every terminal out; return how to end it."""
+    accounts = [fleet.broker.account(each) for each in fleet.broker.accounts]
+    for account in accounts:
+        account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+
+    def end():
+        for account in accounts:
+            account.set_connection(ConnectionStatus.CONNECTED)
+
+    return end
+
+
+def mute(fleet):
+    """Let nothing be heard of any terminal; return how to end it."""
+    fleet.faults.switch_on(Fault(kind=FaultKind.MUTE))
+    return lambda: fleet.faults.switch_off(FaultKind.MUTE)
+
+
+@pytest.mark.parametrize("fail", [disconnect_broker, mute])
+async def test_a_server_that_fails_is_one_incident_and_its_links_return_one_by_one(fail):
+    """Five minutes of maintenance: one incident, and about five links a second come back."""
+    with capture_logs() as logs:
+        async with running_fleet(accounts=24, links=24) as fleet:
+            await fleet.start("node-1", seed=1)
+            await asyncio.sleep(60)
+            assert fleet.live == 24
+            end = fail(fleet)
+            await asyncio.sleep(5 * 60)
+            dials = len(fleet.service.opened)
+            end()
+            over_at = fleet.clock.now()
+            await asyncio.sleep(5 * 60)
+            assert fleet.live == 24
+            back = returns(fleet, since=over_at)
+    assert len(back) == 24
+    for second in range(int(back[-1]) + 1):
+        assert sum(second <= each < second + 1 for each in back) <= 7
+    assert back[-1] < 4 * 60
+    assert dials < 24 + 24 + 12  # at first, after the loss, and the probes
+    told = stages(logs)
+    assert told.count(("server", "opened")) == 1
+    assert (told[0], told[-1]) == (("server", "opened"), ("server", "closed"))

@@ -4,10 +4,23 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from link_world import running_link
+from link_world import running_link, subsequence
 
 from brokerd.domain import Phase, UserAction
-from brokerd.errors import BadDeal, Forbidden, NotFound, Unauthorized
+from brokerd.errors import (
+    AccountDisabled,
+    AuthFailed,
+    AuthSuspected,
+    BadDeal,
+    BudgetExhausted,
+    Forbidden,
+    Held,
+    NotFound,
+    QuotaExceeded,
+    TlsInvalid,
+    TopUpRequired,
+    Unauthorized,
+)
 from brokerd.sandbox.facts import ProvisioningState
 
 pytestmark = pytest.mark.looptime(noop_cycles=5)
@@ -15,8 +28,13 @@ RECHECK = 900
 
 REFUSALS = [
     (Unauthorized("the token is unknown"), "Unauthorized", UserAction.FIX_TOKEN),
-    (Forbidden("top up your account"), "Forbidden", UserAction.CONTACT_OPERATOR),
+    (Forbidden("not yours"), "Forbidden", UserAction.CONTACT_OPERATOR),
     (NotFound("no such account"), "NotFound", UserAction.CONTACT_OPERATOR),
+    (TopUpRequired("no money"), "Billing", UserAction.TOP_UP),
+    (QuotaExceeded("too many accounts"), "Quota", UserAction.CONTACT_OPERATOR),
+    (TlsInvalid("expired"), "TlsInvalid", UserAction.CONTACT_OPERATOR),
+    (AccountDisabled("closed"), "AccountDisabled", UserAction.CONTACT_BROKER),
+    (BudgetExhausted("10 of 10 $"), "BudgetExhausted", UserAction.CONTACT_OPERATOR),
 ]
 
 
@@ -27,7 +45,8 @@ async def test_a_refused_link_is_blocked_and_looked_at_again(failure, reason, ac
         world.service.refusal = failure
         await world.until_phase(Phase.BLOCKED)
         status = world.status
-        assert (status.reason, status.message) == (reason, str(failure))
+        assert status.reason == reason
+        assert status.message == str(failure) or isinstance(failure, NotFound)
         assert status.user_action is action
         assert (status.next_attempt_at - world.clock.now()).total_seconds() > RECHECK - 2
         assert world.lease.owner is None
@@ -52,27 +71,18 @@ async def test_a_live_link_that_is_refused_is_blocked(failure, reason, action):
         assert world.service.open_sessions == 0
 
 
-async def test_an_account_that_is_not_deployed_says_what_to_do():
-    """Undeployed: blocked with the deed to be done; deployed again, live by itself."""
+async def test_an_account_that_only_its_user_can_finish_says_so():
+    """A draft: blocked with the deed to be done; once it is deployed, live by itself."""
     async with running_link() as world:
-        world.account.set_state(ProvisioningState.UNDEPLOYED)
+        world.account.set_state(ProvisioningState.DRAFT)
         await world.until_phase(Phase.BLOCKED)
         assert world.status.reason == "NotDeployed"
         assert world.status.user_action is UserAction.DEPLOY_ACCOUNT
-        assert "deploy it in MetaApi" in world.status.message
+        assert "finish it in MetaApi" in world.status.message
         assert world.service.opened == []
         world.account.set_state(ProvisioningState.DEPLOYED)
         await world.until_live(within=RECHECK + 2)
         world.assert_exact()
-
-
-async def test_an_account_undeployed_behind_our_back_ends_blocked():
-    """The stream ends, the next dial finds the account undeployed."""
-    async with running_link() as world:
-        await world.until_live()
-        world.account.set_state(ProvisioningState.UNDEPLOYED)
-        await world.until_phase(Phase.BLOCKED, within=70)
-        assert world.status.reason == "NotDeployed"
 
 
 @pytest.mark.parametrize(
@@ -173,3 +183,91 @@ async def test_a_token_that_is_replaced_is_tried_at_once():
         await world.until_live(within=3)
         assert world.service.opened[-1].token == "other"
         assert world.status.observed_generation == 2
+
+
+async def test_an_account_that_vanished_is_looked_for_once_more():
+    """404 for an account that was there a moment ago: one new dial, and only then blocked."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.refusal = NotFound("no such account")
+        await world.until_phase(Phase.BACKOFF, within=301)
+        assert world.entered.reason == "LinkLost"
+        await world.until_phase(Phase.BLOCKED, within=1)
+        assert (world.status.reason, len(world.service.opened)) == ("NotFound", 1)
+        world.service.refusal = None
+        await world.until_live(within=RECHECK + 2)
+        world.service.refuse_once(NotFound("redeployed just now"))
+        await world.until_phase(Phase.BACKOFF, within=301)
+        await world.until_live(within=1)
+        world.assert_exact()
+
+
+async def test_refused_credentials_are_never_tried_again():
+    """The broker's refusal costs money each time: only new credentials or a new spec lead on."""
+    async with running_link() as world:
+        world.service.refusal = AuthFailed("E_AUTH")
+        await world.until_phase(Phase.AUTH_FAILED)
+        assert world.status.reason == "AuthFailed"
+        assert world.status.user_action is UserAction.UPDATE_CREDENTIALS
+        assert world.status.next_attempt_at is None
+        asked = len(world.service.accounts_asked_at)
+        await asyncio.sleep(86_400)
+        assert (asked, len(world.service.accounts_asked_at)) == (1, 1)
+        assert world.lease.owner is None
+        world.service.refusal = None
+        spec = world.state.accounts[world.account_id].spec
+        world.change(metaapi=replace(spec.metaapi, token="other"))
+        world.state.leases[world.account_id] = replace(world.lease, not_before=None)
+        await world.until_live(within=3)
+        assert world.status.user_action is UserAction.NONE
+
+
+async def test_credentials_that_worked_last_week_are_asked_about_once_more():
+    """A broker that restarts refuses everybody: one confirmation ends live, nobody is blamed."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.refusal = AuthSuspected("E_AUTH", retry_after_seconds=900.0)
+        await world.until_phase(Phase.AUTH_SUSPECT, within=302)
+        assert world.status.user_action is UserAction.NONE
+        assert (world.status.next_attempt_at - world.clock.now()).total_seconds() > 898
+        asked = len(world.service.accounts_asked_at)
+        await asyncio.sleep(890)
+        assert len(world.service.accounts_asked_at) == asked
+        world.service.refusal = None
+        await world.until_live(within=12)
+        assert Phase.AUTH_FAILED not in world.phases
+        world.assert_exact()
+
+
+async def test_a_password_that_was_changed_ends_the_link_with_the_confirmation():
+    """Refused twice, a quarter of an hour apart: it is the credentials."""
+    async with running_link() as world:
+        await world.until_live()
+        world.service.refusal = AuthSuspected("E_AUTH", retry_after_seconds=900.0)
+        await world.until_phase(Phase.AUTH_SUSPECT, within=302)
+        world.service.refusal = AuthFailed("E_AUTH")
+        await world.until_phase(Phase.AUTH_FAILED, within=902)
+        assert subsequence([Phase.LIVE, Phase.AUTH_SUSPECT, Phase.AUTH_FAILED], world.phases)
+
+
+async def test_what_the_governor_holds_for_a_refusal_is_blocked_with_its_reason():
+    """No request was sent for this link, but what stops it is a human's business all the same."""
+    async with running_link() as world:
+        held = Held("an exhausted balance", retry_after_seconds=600.0, scope="x", cause="billing")
+        held.user_action = UserAction.TOP_UP
+        world.service.refusal = held
+        await world.until_phase(Phase.BLOCKED)
+        assert (world.status.reason, world.status.user_action) == ("Billing", UserAction.TOP_UP)
+        world.service.refusal = None
+        assert await world.until_live(within=610) >= 599
+
+
+async def test_what_the_governor_holds_for_a_while_is_a_backoff():
+    """Held for seconds is no refusal: the link waits where it is, with the reason shown."""
+    async with running_link() as world:
+        world.service.refusal = Held("later", retry_after_seconds=7.0, scope="x", cause="credits")
+        await world.until_phase(Phase.BACKOFF)
+        assert (world.status.reason, world.status.user_action) == ("Held", UserAction.NONE)
+        world.service.refusal = None
+        assert await world.until_live(within=10) >= 7
+        assert len(world.claims) == 1

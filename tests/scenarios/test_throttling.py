@@ -6,7 +6,7 @@ import pytest
 from link_world import running_link
 
 from brokerd.connector.ports import Gap
-from brokerd.domain import Phase
+from brokerd.domain import Phase, UserAction
 from brokerd.errors import RemoteUnavailable, Throttled
 
 pytestmark = pytest.mark.looptime(noop_cycles=5)
@@ -90,11 +90,12 @@ async def test_a_hint_of_hours_is_shown_and_waited_for_without_a_slot():
     """Six hours are six hours: one attempt, a free slot, the time of the next one shown."""
     async with running_link() as world:
         world.service.refusal = Throttled("429", retry_after_seconds=21_600.0)
-        await world.until_phase(Phase.BACKOFF)
+        await world.until_phase(Phase.BLOCKED)
         await asyncio.sleep(21_000)
         assert world.lease.owner is None
         assert len(world.claims) == 1
         assert world.status.next_attempt_at > world.clock.now()
+        assert world.status.user_action is UserAction.NONE
 
 
 async def test_a_throttled_sync_keeps_its_session():

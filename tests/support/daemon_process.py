@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from brokerd.sandbox.server import DEFAULT_TOKEN, Sandbox
+from brokerd.sandbox.trading import TradingAccount
 from brokerd.sandbox.truth import TruthAccount
 
 KEY = "k" * 32
@@ -124,13 +125,27 @@ key = {{env = "TEST_KEY"}}
 
     async def register(self, link_id: str, account: TruthAccount, **spec: object) -> None:
         """Ask for a link to an account of the sandbox."""
+        await self._put(link_id, account, account_id=account.metaapi_id, **spec)
+
+    async def create(self, link_id: str, trading: TradingAccount, **spec: object) -> None:
+        """Ask for a link to a trading account that MetaApi does not know."""
+        await self._put(link_id, trading, account_id=None, **spec)
+
+    async def _put(
+        self,
+        link_id: str,
+        account: TruthAccount | TradingAccount,
+        *,
+        account_id: str | None,
+        **spec: object,
+    ) -> None:
         body = {
             "userId": "u-1",
             "desired": "live",
             "priority": "normal",
             "metaapi": {
                 "token": "main",
-                "accountId": account.metaapi_id,
+                "accountId": account_id,
                 "region": account.spec.region,
             },
             "identity": {
@@ -143,6 +158,11 @@ key = {{env = "TEST_KEY"}}
         async with self.client() as client:
             answer = await client.put(f"/v1/links/{link_id}", json={"spec": {**body, **spec}})
         assert answer.is_success, answer.text
+
+    async def submit(self, link_id: str, password: str) -> httpx.Response:
+        """Submit a password; return the answer, whatever it is."""
+        async with self.client() as client:
+            return await client.put(f"/v1/links/{link_id}/credentials", json={"password": password})
 
     async def status(self, link_id: str) -> dict:
         """Return a link's status."""

@@ -9,10 +9,12 @@ from decimal import Decimal
 from random import Random
 
 from prometheus_client import CollectorRegistry
+from simulated_money import SimulatedPort, build_provisioner
 
-from brokerd.config.settings import LedgerSettings, LinkSettings
+from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
+from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
 from brokerd.connector.wire import deals_from_json
 from brokerd.domain import (
     AccountId,
@@ -35,6 +37,8 @@ from brokerd.domain import (
     WriteOutcome,
 )
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
+from brokerd.health.calendar import Calendar
+from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
@@ -49,7 +53,11 @@ from brokerd.sandbox.faults import Fault, FaultKind, Faults
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.market import Market
 from brokerd.sandbox.simulated import SimulatedMetaApi
-from brokerd.sandbox.simulated_session import domain_deal
+from brokerd.sandbox.simulated_session import (
+    SimulatedSession,
+    SimulatedSettings,
+    domain_deal,
+)
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState, TransitionRow
@@ -62,6 +70,9 @@ PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 class VirtualClock:
     """The loop's time from a fixed beginning; outside a loop, the beginning."""
 
+    def __init__(self) -> None:
+        self._jumped_seconds = 0.0
+
     def now(self) -> datetime:
         """Return the wall clock."""
         return START + timedelta(seconds=self.monotonic())
@@ -69,13 +80,34 @@ class VirtualClock:
     def monotonic(self) -> float:
         """Return the loop's time."""
         try:
-            return asyncio.get_running_loop().time()
+            return asyncio.get_running_loop().time() + self._jumped_seconds
         except RuntimeError:
             return 0.0
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass in which the process does not run."""
+        self._jumped_seconds += seconds
 
     def boottime(self) -> float:
         """Return the loop's time."""
         return self.monotonic()
+
+
+class ShiftedClock(VirtualClock):
+    """A clock whose hands are ahead of everybody else's; it runs as fast."""
+
+    def __init__(self, clock: VirtualClock, *, ahead_seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._ahead = timedelta(seconds=ahead_seconds)
+
+    def now(self) -> datetime:
+        """Return the wall clock."""
+        return self._clock.now() + self._ahead
+
+    def monotonic(self) -> float:
+        """Return the loop's time."""
+        return self._clock.monotonic()
 
 
 class WarpedMetaApi(SimulatedMetaApi):
@@ -88,11 +120,14 @@ class WarpedMetaApi(SimulatedMetaApi):
     account information is read.
     """
 
-    def __init__(self, broker: Broker, *, faults: Faults) -> None:
-        super().__init__(broker, faults=faults)
+    def __init__(
+        self, broker: Broker, *, faults: Faults, settings: SimulatedSettings | None = None
+    ) -> None:
+        super().__init__(broker, faults=faults, settings=settings)
         self.hidden: set[DealId] = set()
         self.finds_hidden = True
         self.refusal: BrokerdError | None = None
+        self._refusals: list[BrokerdError] = []
         self.history_failures: list[BrokerdError] = []
         self.before_page: Callable[[], None] | None = None
         self.between_pages: Callable[[], None] | None = None
@@ -100,18 +135,25 @@ class WarpedMetaApi(SimulatedMetaApi):
         self.information_changes: dict[str, object] = {}
         self.record_changes: dict[str, object] = {}
         self.is_history_shuffled = False
+        self.told: Callable[[str], None] = lambda _what: None
+        self.accounts_asked_at: list[float] = []
         self.history_asked_at: list[float] = []
+        self.information_asked_at: list[float] = []
         self.history_asked_from: list[datetime] = []
         self.opened: list[MetaApiRef] = []
         self.opened_from: list[datetime] = []
 
     async def account(self, remote: MetaApiRef) -> RemoteAccount:
         """Read the account, or refuse."""
+        self.accounts_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks account")
         self._refuse_as_told()
         return replace(await super().account(remote), **self.record_changes)
 
     async def account_information(self, remote: MetaApiRef) -> AccountInformation:
         """Read what the terminal shows, or what a test says it shows."""
+        self.information_asked_at.append(self.broker.clock.monotonic())
+        self.told("asks information")
         self._refuse_as_told()
         if self.before_reading is not None:
             self.before_reading()
@@ -123,6 +165,7 @@ class WarpedMetaApi(SimulatedMetaApi):
         """Read a page without what is hidden."""
         self._refuse_as_told()
         self.history_asked_at.append(self.broker.clock.monotonic())
+        self.told(f"asks deals {offset}")
         self.history_asked_from.append(start)
         if self.history_failures:
             raise self.history_failures.pop(0)
@@ -140,6 +183,7 @@ class WarpedMetaApi(SimulatedMetaApi):
 
     async def deals_by_ticket(self, remote: MetaApiRef, *, deal_id: DealId) -> DealsPage:
         """Find a deal unless it is hidden here too."""
+        self.told("asks ticket")
         self._refuse_as_told()
         page = await super().deals_by_ticket(remote, deal_id=deal_id)
         is_blind = deal_id in self.hidden and not self.finds_hidden
@@ -148,6 +192,7 @@ class WarpedMetaApi(SimulatedMetaApi):
     async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
+        self.told("opens")
         self.opened_from.append(synced_through)
         return await super().open(remote, reliability=reliability, synced_through=synced_through)
 
@@ -159,7 +204,18 @@ class WarpedMetaApi(SimulatedMetaApi):
         ]
         return deals_from_json(b"[" + b",".join(records) + b"]")
 
+    def refuse_once(self, refusal: BrokerdError) -> None:
+        """Refuse the next request."""
+        self._refusals.append(refusal)
+
+    def forgive(self) -> None:
+        """Refuse nothing any more."""
+        self.refusal = None
+        self._refusals.clear()
+
     def _refuse_as_told(self) -> None:
+        if self._refusals:
+            raise self._refusals.pop(0)
         if self.refusal is not None:
             raise self.refusal
 
@@ -169,6 +225,7 @@ class Wire:
     """The way to Postgres. `report_seconds` are taken, one each, by the coming reports."""
 
     is_cut: bool = False
+    refused: int = 0
     reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
     commit_seconds: float = 0.0
@@ -176,6 +233,7 @@ class Wire:
     def send(self) -> None:
         """Reach the store, or not."""
         if self.is_cut:
+            self.refused += 1
             raise StoreUnavailable("cut")
 
 
@@ -206,6 +264,8 @@ class WiredLeases(MemoryLeases):
     def __init__(self, state: MemoryState, wire: Wire) -> None:
         super().__init__(state, patience_seconds=PATIENCE)
         self._wire = wire
+        self.cancellations_seen: list[int] = []
+        self.messages: list[str] = []
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
         """Report if the store can be reached, as late as told."""
@@ -216,6 +276,8 @@ class WiredLeases(MemoryLeases):
         if self._wire.report_seconds:
             await asyncio.sleep(self._wire.report_seconds.pop(0))
         await super().report(fence, status)
+        if status.message and status.message not in self.messages[-1:]:
+            self.messages.append(status.message)
 
     async def release(self, fence: Fence, *, backoff: Backoff, delay_seconds: float) -> None:
         """Release if the store can be reached."""
@@ -225,6 +287,7 @@ class WiredLeases(MemoryLeases):
     async def save_backoff(self, fence: Fence, backoff: Backoff) -> None:
         """Save if the store can be reached."""
         self._wire.send()
+        self.cancellations_seen.append(asyncio.current_task().cancelling())
         await super().save_backoff(fence, backoff)
 
     async def record_modes(self, fence: Fence, *, margin_mode: str, trade_mode: str) -> bool:
@@ -243,9 +306,14 @@ class World:
         past: Past | None = None,
         settings: LinkSettings | None = None,
         sync_from: datetime | None = None,
+        status_seconds: float = 10.0,
+        calendar: Calendar | None = None,
+        ahead_seconds: float = 0.0,
+        poll_seconds: float = 1.0,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
+        ours = ShiftedClock(self.clock, ahead_seconds=ahead_seconds)
         self.state = MemoryState(clock=self.clock)
         self.settings = settings or LinkSettings()
         self.metrics = Metrics(CollectorRegistry())
@@ -255,30 +323,52 @@ class World:
         server = open_server(self.broker, ServerSpec(platform=platform))
         self.account = self.broker.add_account(AccountSpec(server=server))
         self.market.seed(self.account, past or Past(deals=40, days=20))
-        self.service = WarpedMetaApi(self.broker, faults=self.faults)
+        self.service = WarpedMetaApi(
+            self.broker,
+            faults=self.faults,
+            settings=SimulatedSettings(status_seconds=status_seconds),
+        )
         self.wire = Wire()
         self.leases = WiredLeases(self.state, self.wire)
         self.queue = MemoryQueue(self.state)
         self.writer = Writer(
             WiredLedger(self.state, self.wire),
             settings=LedgerSettings(),
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 3),
             metrics=self.metrics,
         )
+        self.money = MemoryMoney(state=self.state)
+        self.port = SimulatedPort(self.service, self.clock)
         self.ports = LinkPorts(
             rest=self.service,
+            provisioning=build_provisioner(
+                rest=self.service,
+                port=self.port,
+                intents=MemoryIntents(self.money),
+                clock=self.clock,
+                metrics=self.metrics,
+                seed=seed + 5,
+            ),
             stream=self.service,
             ledger=self.writer,
             windows=MemoryWindows(self.state),
             long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
             lease=self.leases,
+            incidents=IncidentDesk(
+                HealthSettings(),
+                calendar=calendar or Calendar(),
+                clock=ours,
+                metrics=self.metrics,
+            ),
             settings=self.settings,
-            clock=self.clock,
+            clock=ours,
             random=Random(seed + 4),
             metrics=self.metrics,
         )
         self.link: Link | None = None
+        self._poll_seconds = poll_seconds
+        self._life: asyncio.Task[None] | None = None
         self.claims: list[Claim] = []
         self.is_fenced = False
         self.entered: TransitionRow | None = None
@@ -306,9 +396,26 @@ class World:
             lease, owner=Incarnation(99), epoch=lease.epoch + 1
         )
 
+    def requeue(self) -> None:
+        """End a wait, as the registry does when a link's credentials or account changed."""
+        self.state.leases[self.account_id] = replace(self.lease, not_before=None)
+
+    def die(self) -> None:
+        """End the link's process: no word to the store, and another one takes over."""
+        if self._life is not None:
+            self._life.cancel()
+
     async def run(self) -> None:
         """Do what a pool does for one link: claim it when it waits, run it, again and again."""
-        incarnation = await MemoryNodes(self.state).register("node", max_links=1)
+        nodes = MemoryNodes(self.state)
+        async with asyncio.TaskGroup() as group:
+            while not self.is_fenced:
+                self._life = group.create_task(self._live(nodes))
+                await asyncio.wait({self._life})
+
+    async def _live(self, nodes: MemoryNodes) -> None:
+        incarnation = await nodes.register("node", max_links=1)
+        self.link = None
         while not self.is_fenced:
             for claim in await self.queue.claim(incarnation, limit=1):
                 self.claims.append(claim)
@@ -318,7 +425,7 @@ class World:
                 except Fenced:
                     self.is_fenced = True
                 self.link = None
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._poll_seconds)
 
     # What the broker does.
 
@@ -378,6 +485,12 @@ class World:
         return self.state.links.get(self.account_id)
 
     @property
+    def session(self) -> SimulatedSession:
+        """Return the one session that is open."""
+        [session] = self.service._sessions[self.account.metaapi_id]
+        return session
+
+    @property
     def lease(self) -> LeaseRow:
         """Return the stored lease."""
         return self.state.leases[self.account_id]
@@ -386,6 +499,11 @@ class World:
     def phases(self) -> list[Phase]:
         """Return every phase the link went through, in order."""
         return [row.phase for row in self.state.transitions]
+
+    @property
+    def losses(self) -> list[str]:
+        """Return what each failed attempt said, in order."""
+        return self.leases.messages
 
     @property
     def reasons(self) -> list[str]:

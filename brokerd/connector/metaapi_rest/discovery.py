@@ -7,6 +7,7 @@ import msgspec
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings
+from brokerd.connector.governor.ports import Service
 from brokerd.connector.metaapi_rest import endpoints
 from brokerd.connector.metaapi_rest.transport import Request, Transport
 from brokerd.domain import MetaApiRef
@@ -66,6 +67,7 @@ class Discovery:
             method="discovery",
             url=f"{base}{endpoints.DISCOVERY_PATH}",
             token=token,
+            service=Service.PROVISIONING,
             call=f"finding MetaApi's client servers (token {token!r})",
         )
         return await self._transport.get(request, _domain_from_json)

@@ -5,7 +5,9 @@ are checked here and cannot point a request elsewhere.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 from brokerd.config.settings import MetaApiSettings
 from brokerd.connector.ports import PAGE_LIMIT
@@ -13,8 +15,11 @@ from brokerd.domain import DealId
 from brokerd.errors import InvalidRequest
 
 DISCOVERY_PATH = "/users/current/servers/mt-client-api"
+QUOTAS_PATH = "/users/current/quotas"
+REGIONS_PATH = "/users/current/regions"
 
-_ACCOUNTS = "/users/current/accounts"
+ACCOUNTS_PATH = "/users/current/accounts"
+
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:\d{1,5})?")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -43,14 +48,37 @@ def discovered_client_url(domain: str, region: str) -> str:
     return f"https://mt-client-api-v1.{_region(region)}.{domain}"
 
 
+def accounts_path(*, offset: int, login: str | None, states: Sequence[str]) -> str:
+    """Return the path of one page of the accounts that match; a login may match others too."""
+    query: list[tuple[str, str | int]] = [("offset", offset), ("limit", PAGE_LIMIT)]
+    query += [("state", state) for state in states]
+    query += [] if login is None else [("query", login)]
+    return f"{ACCOUNTS_PATH}?{urlencode(query)}"
+
+
+def is_account_id(value: str) -> bool:
+    """Say whether a text can be the id of an account."""
+    return _ID.fullmatch(value) is not None
+
+
 def account_path(account_id: str) -> str:
     """Return the path of an account, the same on both services."""
-    return f"{_ACCOUNTS}/{_id(account_id, 'account id')}"
+    return f"{ACCOUNTS_PATH}/{_id(account_id, 'account id')}"
 
 
 def account_information_path(account_id: str) -> str:
     """Return the path of the account information; the terminal is asked, not a cache."""
     return f"{account_path(account_id)}/account-information?refreshTerminalState=true"
+
+
+def credits_path(account_id: str) -> str:
+    """Return the path of the credits in the way of an account's calls."""
+    return f"{account_path(account_id)}/credits"
+
+
+def server_time_path(account_id: str) -> str:
+    """Return the path of the time at an account's broker."""
+    return f"{account_path(account_id)}/server-time"
 
 
 def deals_path(account_id: str, *, start: datetime, end: datetime, offset: int) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from brokerd.connector.metaapi_rest.hints import hinted_seconds
+from brokerd.connector.metaapi_rest.validations import advice, refusal_kind
 from brokerd.errors import (
     BrokerdError,
     Forbidden,
@@ -22,25 +23,36 @@ from brokerd.errors import (
     RemoteUnavailable,
     Synchronizing,
     Throttled,
+    TopUpRequired,
     Transient,
     Unauthorized,
+    ValidationLocked,
 )
 
 DEFAULT_THROTTLE_SECONDS = 10.0
 """The wait after a 429 that says nothing of it."""
+LOCK_SECONDS = 3600.0
+"""How long MetaApi checks no credentials of an account after too many bad ones (metaapi.md 2.3)."""
 
 _QUOTED_LENGTH = 300
 _REQUEST_ID = re.compile(r"\s*\([0-9a-f]{32}\)\s*$")
 _NOT_CONNECTED = re.compile(r"not connected to broker", re.IGNORECASE)
+_LOCKED = re.compile(r"validation .*rejected too many times", re.IGNORECASE)
 _SCOPES = {"perUser": "user", "perServer": "server", "perAccount": "account"}
 _SERVER_FAILED = 500
 _TOO_MANY = 429
 _SERVER_SLOW = frozenset({408, 425})
 _REFUSED = 400
+_UNPAID = frozenset({400, 403})
+_MONEY = re.compile(
+    r"top[- ]?up|insufficient (balance|funds)|balance is (insufficient|exhausted)", re.IGNORECASE
+)
+"""What a refusal says that is about money: neither its status nor its text is settled."""
+_TOP_UP = "; top up the MetaApi balance"
 _REFUSALS: Mapping[int, tuple[type[BrokerdError], str]] = {
     401: (Unauthorized, "; put a valid API token under that name"),
-    402: (Forbidden, "; top up the MetaApi balance"),
-    403: (Forbidden, "; check the token's rights and the MetaApi balance"),
+    402: (TopUpRequired, _TOP_UP),
+    403: (Forbidden, "; check the token's rights"),
     404: (NotFound, "; check the account id, its region, and whose token it is"),
     409: (Transient, ""),
 }
@@ -48,12 +60,15 @@ _REFUSALS: Mapping[int, tuple[type[BrokerdError], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer as it came. `headers` do not care for case; `received_at` is our own clock."""
+    """One answer as it came. `headers` do not care for case.
+
+    `answered_at` is what MetaApi's own clock showed, as far as we know it.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    received_at: datetime
+    answered_at: datetime
 
 
 class _ErrorBody(msgspec.Struct):
@@ -76,9 +91,19 @@ def failure(answer: Answer, *, call: str) -> BrokerdError:
     if answer.status in _SERVER_SLOW:
         return RemoteUnavailable(said, retry_after_seconds=_hint(answer, body))
     if answer.status >= _REFUSED:
-        kind, advice = _REFUSALS.get(answer.status, (InvalidRequest, ""))
-        return kind(f"{said}{advice}")
-    return MalformedAnswer(f"{said}, where 200 was expected")
+        return _refused(answer, body, said)
+    return MalformedAnswer(f"{said}, where another success was expected")
+
+
+def _refused(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError:
+    message = _text(body.message)
+    if answer.status in _UNPAID and _MONEY.search(message):
+        return TopUpRequired(f"{said}{_TOP_UP}")
+    if answer.status == _REFUSED:
+        invalid = refusal_kind(error=_text(body.error), message=message, details=body.details)
+        return (invalid or InvalidRequest)(f"{said}{advice(body.details)}")
+    kind, what_to_do = _REFUSALS.get(answer.status, (InvalidRequest, ""))
+    return kind(f"{said}{what_to_do}")
 
 
 def _server_failure(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError:
@@ -93,6 +118,9 @@ def _server_failure(answer: Answer, body: _ErrorBody, said: str) -> BrokerdError
 
 def _throttled(answer: Answer, body: _ErrorBody, said: str) -> Throttled:
     wait = _hint(answer, body)
+    if _LOCKED.search(_text(body.message)):
+        seconds = LOCK_SECONDS if wait is None else wait
+        return ValidationLocked(said, retry_after_seconds=seconds, scope="account")
     return Throttled(
         said,
         retry_after_seconds=DEFAULT_THROTTLE_SECONDS if wait is None else wait,
@@ -105,7 +133,7 @@ def _hint(answer: Answer, body: _ErrorBody) -> float | None:
     return hinted_seconds(
         answer.headers,
         recommended=recommended if isinstance(recommended, str) else None,
-        now=answer.received_at,
+        now=answer.answered_at,
     )
 
 

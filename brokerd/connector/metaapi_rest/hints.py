@@ -1,9 +1,10 @@
 """Decides how long a server's hint asks us to wait, measured on the server's own clock."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from math import isfinite
+
+from brokerd.connector.governor.offset import http_date
 
 SHORTEST_SECONDS = 1.0
 """A hint in the past still waits so long: our clock, or theirs, is wrong, and they are tired."""
@@ -17,13 +18,14 @@ def hinted_seconds(
     """Return the wait: Retry-After first, the body's recommendedRetryTime second, else None.
 
     `headers` must not care for case. Absolute times are compared with the Date header of the same
-    answer, so that an error of our clock `now` cancels out; without one, with `now`.
+    answer, so that an error of our clock cancels out; without one, with `now`, which is the
+    server's clock as its earlier answers told.
     """
-    server_now = _http_date(headers.get("date")) or now
+    server_now = http_date(headers.get("date")) or now
     retry_after = headers.get("retry-after")
     seconds = _seconds(retry_after)
     if seconds is None:
-        until = _http_date(retry_after) or _iso_time(recommended)
+        until = http_date(retry_after) or _iso_time(recommended)
         if until is None:
             return None
         seconds = (until - server_now).total_seconds()
@@ -36,14 +38,6 @@ def _seconds(text: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if isfinite(seconds) else None
-
-
-def _http_date(text: str | None) -> datetime | None:
-    try:
-        parsed = parsedate_to_datetime(text or "")
-    except (ValueError, OverflowError):
-        return None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
 
 
 def _iso_time(text: str | None) -> datetime | None:

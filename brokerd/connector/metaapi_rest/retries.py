@@ -11,6 +11,7 @@ from random import Random
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from brokerd.errors import (
+    Held,
     NotConnected,
     RemoteUnavailable,
     Synchronizing,
@@ -42,8 +43,8 @@ def retrying(attempts: int, *, random: Random, sleep: Sleep = asyncio.sleep) -> 
 
 def is_blip(error: BaseException) -> bool:
     """Say whether sending the request again within seconds may help."""
-    if not isinstance(error, Transient) or isinstance(error, NotConnected | Synchronizing):
-        return False
+    if not isinstance(error, Transient) or isinstance(error, Held | NotConnected | Synchronizing):
+        return False  # who is held has waited already
     return (hint_of(error) or 0.0) <= LONGEST_WAIT_SECONDS
 
 

@@ -15,12 +15,12 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 
 from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.dismantle import dismantle
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.metaapi_stream.opening import SocketOpening
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
 from brokerd.domain import MetaApiRef

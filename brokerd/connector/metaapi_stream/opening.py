@@ -3,7 +3,7 @@
 import asyncio
 from random import Random
 
-from brokerd.connector.metaapi_stream.pace import Pace
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
 from brokerd.telemetry import Metrics
 

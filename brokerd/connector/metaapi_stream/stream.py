@@ -14,13 +14,13 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
 )
 
 from brokerd.config.settings import MetaApiSettings
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.client import ClientParts, StreamClient, StreamPorts
 from brokerd.connector.metaapi_stream.dismantle import cancel_leftovers
 from brokerd.connector.metaapi_stream.listener import StreamListener
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.sdk import check_sdk
 from brokerd.connector.metaapi_stream.session import StreamSession
 from brokerd.domain import MetaApiRef

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -5,12 +6,15 @@ from random import Random
 
 import httpx
 import pytest
+from governing import LIMITLESS, new_governor
 from prometheus_client import CollectorRegistry
 
-from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.config.settings import GovernorSettings, MetaApiSettings, Secret
+from brokerd.connector.governor.governor import Governor
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_rest.client import MetaApiRest
 from brokerd.connector.metaapi_rest.retries import retrying
-from brokerd.connector.metaapi_rest.transport import open_http
+from brokerd.connector.metaapi_rest.transport import RestPorts, open_http
 from brokerd.domain import MetaApiRef
 from brokerd.telemetry import Metrics
 
@@ -48,14 +52,20 @@ class ManualClock:
 
 @dataclass
 class Rig:
-    """A client with everything around it in the test's hands; `waits` are its sleeps."""
+    """A client with everything around it in the test's hands.
+
+    `waits` are the sleeps between its attempts; `holds` those of the governor, and they move the
+    clock.
+    """
 
     http: httpx.AsyncClient
     token: str = TOKEN
     remote: MetaApiRef = REMOTE
     settings: MetaApiSettings = SETTINGS
+    limits: GovernorSettings = LIMITLESS
     clock: ManualClock = field(default_factory=ManualClock)
     waits: list[float] = field(default_factory=list)
+    holds: list[float] = field(default_factory=list)
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
 
     def client(self, **changes: object) -> MetaApiRest:
@@ -66,10 +76,29 @@ class Rig:
 
         settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # a test's shorthand
         return MetaApiRest(
-            self.http,
-            settings=settings,
-            retrying=retrying(settings.request_attempts, random=Random(7), sleep=sleep),
+            settings,
+            ports=RestPorts(
+                http=self.http,
+                retrying=retrying(settings.request_attempts, random=Random(7), sleep=sleep),
+                gate=self.governor(settings.requests_per_second),
+                clock=self.clock,
+                metrics=self.metrics,
+            ),
+        )
+
+    def governor(self, requests_per_second: int) -> Governor:
+        """Build the governor of the client, whose waits take no time but move the clock."""
+
+        async def sleep(seconds: float) -> None:
+            self.holds.append(seconds)
+            self.clock.seconds += seconds
+            await asyncio.sleep(0)
+
+        return new_governor(
+            settings=self.limits,
+            pace=Pace(per_second=requests_per_second, burst=requests_per_second),
             clock=self.clock,
+            sleep=sleep,
             metrics=self.metrics,
         )
 

@@ -22,6 +22,7 @@ from brokerd.errors import (
     NotFound,
     RemoteUnavailable,
     Throttled,
+    TopUpRequired,
     Transient,
     Unauthorized,
 )
@@ -146,7 +147,7 @@ async def test_synchronizing_is_passed_on(
     [
         pytest.param(error(400), InvalidRequest, 1, id="400"),
         pytest.param(error(401), Unauthorized, 1, id="401"),
-        pytest.param(error(402), Forbidden, 1, id="402"),
+        pytest.param(error(402), TopUpRequired, 1, id="402"),
         pytest.param(error(403), Forbidden, 1, id="403"),
         pytest.param(error(404), NotFound, 1, id="404"),
         pytest.param(error(409), Transient, 3, id="409"),

@@ -12,10 +12,12 @@ from brokerd.errors import (
     MalformedAnswer,
     NotConnected,
     NotFound,
+    QuotaExceeded,
     Rejected,
     RemoteUnavailable,
     Synchronizing,
     Throttled,
+    TopUpRequired,
     Transient,
     Unauthorized,
 )
@@ -34,7 +36,7 @@ def failed(status: int, body: object, **headers: str) -> BrokerdError:
     """Return the error of an answer; a body that is not bytes is sent as JSON."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = httpx.Headers({key.replace("_", "-"): value for key, value in headers.items()})
-    answer = Answer(status=status, headers=named, body=sent, received_at=NOW)
+    answer = Answer(status=status, headers=named, body=sent, answered_at=NOW)
     return failure(answer, call=CALL)
 
 
@@ -47,9 +49,9 @@ def body_of(error: str, message: str = "Something failed", **more: object) -> di
     ("status", "body", "expected"),
     [
         pytest.param(400, body_of("ValidationError"), InvalidRequest, id="400"),
-        pytest.param(400, body_of("QuotaExceededError"), InvalidRequest, id="400_quota"),
+        pytest.param(400, body_of("QuotaExceededError"), QuotaExceeded, id="400_quota"),
         pytest.param(401, body_of("UnauthorizedError"), Unauthorized, id="401"),
-        pytest.param(402, body_of("PaymentRequired"), Forbidden, id="402"),
+        pytest.param(402, body_of("PaymentRequired"), TopUpRequired, id="402"),
         pytest.param(403, body_of("ForbiddenError"), Forbidden, id="403"),
         pytest.param(404, body_of("NotFoundError"), NotFound, id="404"),
         pytest.param(405, body_of("MethodNotAllowed"), InvalidRequest, id="405"),
@@ -119,7 +121,7 @@ def test_no_broker_says_what_it_may_be() -> None:
 def test_details_come_in_any_shape(details: object, shown: str) -> None:
     """List, string or object: what explains the refusal is quoted, an echoed value never."""
     error = failed(400, body_of("ValidationError", "Validation failed", details=details))
-    assert isinstance(error, InvalidRequest)
+    assert isinstance(error, Rejected)
     assert shown in str(error)
     assert "hunter2" not in str(error)
 

@@ -19,13 +19,13 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.client import ClientParts, StreamClient, StreamPorts
 from brokerd.connector.metaapi_stream.dismantle import cancel_leftovers, dismantle
 from brokerd.connector.metaapi_stream.listener import StreamListener
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.ports import DealSeen, Session, StreamEvent

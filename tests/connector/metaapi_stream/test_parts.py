@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from brokerd.config.settings import MetaApiSettings
+from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
-from brokerd.connector.metaapi_stream.pace import Pace
 from brokerd.connector.metaapi_stream.packets import read_synchronization
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.sdklog import (
