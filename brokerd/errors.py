@@ -16,6 +16,7 @@ BrokerdError
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
+│   ├── LedgerRewound         the ledger is behind what we knew of it: commits were lost
 │   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
 │   ├── StoreUnavailable      Postgres did not take it; nothing was acknowledged
 │   └── ControlUnavailable    a command got no answer from the control API
@@ -194,6 +195,12 @@ class Incomplete(Transient):
     """The broker's answer lacks deals that the ledger holds and the balance still proves."""
 
     code = "incomplete"
+
+
+class LedgerRewound(Transient):
+    """The ledger is behind what we knew of it: a failover or a restored backup lost commits."""
+
+    code = "ledger_rewound"
 
 
 class ProvisionTimeout(Transient):

@@ -181,6 +181,7 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    link_batch_deals: int = 250  # of one link in a batch; its burst must not hold the others up
     batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
