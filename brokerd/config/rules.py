@@ -198,9 +198,10 @@ def _queue(settings: Settings) -> Iterator[str]:
 
 def _stores(settings: Settings) -> Iterator[str]:
     yield from _ordered(
+        ("ledger.link_batch_deals", settings.ledger.link_batch_deals),
         ("ledger.batch_deals", settings.ledger.batch_deals),
         ("ledger.buffer_deals", settings.ledger.buffer_deals),
-        why="the buffer holds at least one batch",
+        why="the buffer holds a batch, and a batch what one link may bring to it",
     )
     yield from _ordered(
         ("ledger.batch_bytes", settings.ledger.batch_bytes),

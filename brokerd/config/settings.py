@@ -95,6 +95,7 @@ class LinkSettings:
     quarantine_blocks: bool = False  # whether an unreadable deal stops the watermark
     proof_interval_seconds: float = 86_400.0  # between balance proofs of a live link
     proof_retry_seconds: float = 60.0  # between the three mismatches that make it False
+    broker_away_seconds: float = 3_600.0  # then, in session, a restart asks for the credentials
     backoff_base_seconds: float = 1.0
     backoff_ceiling_seconds: float = 300.0
     backoff_hold_seconds: float = 30.0  # up to so long a wait keeps the slot
@@ -180,6 +181,7 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    link_batch_deals: int = 250  # of one link in a batch; its burst must not hold the others up
     batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait

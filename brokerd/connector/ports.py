@@ -202,10 +202,13 @@ class Ledger(Protocol):
     async def write(self, write: LinkWrite) -> WriteOutcome:
         """Commit deals and removals; returns when they are durable. May wait: back-pressure."""
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`.
 
-        `start` must not lie after the watermark (or be the first window).
+        What lies before the watermark is covered already. Raises `LedgerRewound` when `start` would
+        leave a hole behind the watermark, or when a continuation finds none.
         """
 
     async def watermark(self, account_id: AccountId) -> datetime | None:
@@ -359,8 +362,8 @@ class Incidents(Protocol):
     def turn(self, link_id: LinkId) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
 
-    def is_out_of_hours(self, claim: Claim) -> bool:
-        """Say whether the link's broker is closed, so that silence and losses are expected."""
+    def is_expected(self, claim: Claim) -> bool:
+        """Say whether nobody need wonder that the link is lost: out of hours, or with many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -414,6 +414,28 @@ async def test_a_link_in_backoff_frees_its_slot_and_comes_back() -> None:
         assert stage.started.count(AccountId(1)) > 1
 
 
+async def test_a_claim_that_the_database_forgot_is_taken_again_and_runs_once() -> None:
+    """A failover lost the claim: it is given out anew with the same fence, and is one link still.
+
+    It can leave afterwards, and its slot is free then.
+    """
+    stage = Stage()
+    stage.add(1)
+    async with node(stage, max_links=3) as one:
+        await asyncio.sleep(5)
+        held = stage.state.leases[AccountId(1)]
+        stage.state.leases[AccountId(1)] = replace(held, owner=None, epoch=held.epoch - 1)
+        await asyncio.sleep(5)
+        assert stage.state.leases[AccountId(1)] == held
+        assert stage.started == [1]
+        assert one.sample("brokerd_pool_slots_in_use") == 1
+        stage.alter(AccountId(1), desired=Desired.PAUSED)
+        await asyncio.sleep(5)
+        assert stage.live == set()
+        assert one.sample("brokerd_pool_slots_in_use") == 0
+        assert one.failure is None
+
+
 async def test_a_hint_brings_the_next_round_forward() -> None:
     """With a poll each minute, a woken pool claims at once."""
     stage = Stage()
