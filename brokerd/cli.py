@@ -12,6 +12,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from brokerd.config.load import load
@@ -180,6 +181,33 @@ def audit(
 
 
 @cli.command()
+def budgets(
+    config: _Config = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As GET /v1/budgets.")] = False,
+) -> None:
+    """Show what MetaApi was paid, what it may be paid, and what hosting costs a day."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.spending import read_budgets, shown  # noqa: PLC0415  # as above
+
+        body = asyncio.run(read_budgets(settings))
+        typer.echo(msgspec.json.encode(body) if as_json else shown(body))
+
+
+@cli.command()
+def explain(
+    link: Annotated[str, typer.Argument(help="The link's id.")], config: _Config = None
+) -> None:
+    """Tell a link's story: what is wanted, what is and why, what comes next, who must act."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.explain import explain as tell  # noqa: PLC0415  # see the docstring
+
+        typer.echo(asyncio.run(tell(settings, link_id=link)))
+
+
+@cli.command()
 def sandbox(
     *,
     accounts: Annotated[int, typer.Option(min=0, help="Regular accounts to open.")] = 1,
@@ -208,7 +236,9 @@ def demo(  # noqa: PLR0913  # a command has as many options as it needs
     seconds: Annotated[
         float | None, typer.Option(min=0, help="How long; until Ctrl-C if not given.")
     ] = None,
-    chaos: Annotated[bool, typer.Option("--chaos", help="With every kind of fault.")] = False,
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="With every kind of fault; PostgreSQL goes too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Run everything from nothing, trade, and prove the ledger; exits with 0 if it is proven."""

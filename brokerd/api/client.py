@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from brokerd.api.bodies import MAX_PAGE, LinkBody, LinksBody, ProblemBody
+from brokerd.api.bodies import MAX_PAGE, ExplainBody, LinkBody, LinksBody, ProblemBody
 from brokerd.api.operation_bodies import OperationBody
 from brokerd.config.settings import ApiSettings
 from brokerd.domain import LinkId
@@ -44,6 +44,11 @@ class ControlClient:
         """Start an audit of a link, or find the one that is open."""
         path = f"/v1/links/{quote(link_id, safe='')}:audit"
         return await self._ask("POST", path, answer=OperationBody)
+
+    async def explain(self, link_id: LinkId) -> ExplainBody:
+        """Read a link's story."""
+        path = f"/v1/links/{quote(link_id, safe='')}/explain"
+        return await self._ask("GET", path, answer=ExplainBody)
 
     async def operation(self, operation_id: str) -> OperationBody:
         """Read an operation."""

@@ -9,7 +9,7 @@ so whatever the stream does, completeness is the keeper's word.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -18,6 +18,7 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
+from brokerd.connector.coverage import Coverage
 from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
 from brokerd.connector.pull import Pulled, Puller
@@ -30,6 +31,7 @@ from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
 from brokerd.domain import Phase, Source
 from brokerd.errors import (
+    BrokerAway,
     ConnectTimeout,
     IdentityMismatch,
     StreamDeaf,
@@ -40,8 +42,6 @@ from brokerd.errors import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
-"""Where a whole history starts; no MetaTrader record is older."""
 
 CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
 """How the pull of a span is tried: once, or through failures."""
@@ -70,7 +70,7 @@ class LinkSession:
     ) -> None:
         self._standing = standing
         self._claim = claim = provisioned.claim
-        self._reliability = provisioned.account.reliability
+        self._account = provisioned.account
         self._board = board
         self._ports = ports
         self._settings = ports.settings
@@ -95,17 +95,17 @@ class LinkSession:
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
-        self._watermark: datetime | None = None
         self._session: Session | None = None
+        self._coverage = Coverage(claim, ports=ports)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
-        self._watermark = await self._ports.ledger.watermark(self._claim.fence.account_id)
+        await self._coverage.read()
         session = await self._ports.stream.open(
             self._remote,
-            reliability=self._reliability,
-            synced_through=self._stream_start(),
+            account=self._account,
+            synced_through=self._coverage.stream_start,
         )
         self._session = session
         self._reader.listen_anew()
@@ -123,12 +123,6 @@ class LinkSession:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits[Phase.DRAINING]):
                     await self._session.close()
-
-    def _stream_start(self) -> datetime:
-        """Return from when on the stream shall replay: what is older, the pulls bring alone."""
-        now = self._clock.now()
-        oldest = now - timedelta(seconds=self._settings.rolling_overlap_seconds)
-        return now if self._watermark is None else max(self._watermark, oldest)
 
     async def _keep(self, session: Session) -> None:
         self._standing.leave()
@@ -177,9 +171,9 @@ class LinkSession:
         if self._audit.is_pull_due():
             return self._roll(session)
         if self._asked.is_due():
-            return self._asked.step(self._since(settings.reconnect_overlap_seconds))
+            return self._asked.step(self._coverage.since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
-            return self._audit.prove(self._since(settings.reconnect_overlap_seconds))
+            return self._audit.prove(self._coverage.since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
     async def _do(self, job: Coroutine[object, object, object]) -> None:
@@ -217,7 +211,7 @@ class LinkSession:
         self._ports.incidents.live(self._claim.link_id)
         self._hearing.begin(self._clock.now())
         await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
-        since = self._since(self._settings.reconnect_overlap_seconds)
+        since = self._coverage.since(self._settings.reconnect_overlap_seconds)
         await self._do(self._audit.prove(since, before=before))
 
     def _why_down(self) -> str:
@@ -294,19 +288,19 @@ class LinkSession:
 
     async def _prove_found(self, found: int) -> None:
         if found or self._audit.is_unsettled:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
     async def _look_back(self) -> None:
         """Look at old windows again; what is found there must show in the proof."""
         try:
-            findings = await self._verifier.step(self._watermark or self._clock.now())
+            findings = await self._verifier.step(self._coverage.watermark or self._clock.now())
         except Transient as failure:
             log.debug("ledger.verify_delayed", link_id=self._claim.link_id, code=failure.code)
             hint_seconds = hint_of(failure) or 0.0
             self._verifier.put_off(max(self._settings.rolling_interval_seconds, hint_seconds))
             return
         if not findings.is_clean:
-            await self._audit.prove(self._since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
     async def _pull(
         self, session: Session, overlap_seconds: float, *, kind: str, carry_out: CarryOut = at_once
@@ -316,7 +310,7 @@ class LinkSession:
         A history of more than one span is read in turns with the others' of this node, and what
         is closed of it stays closed: after a failure the next pull begins there.
         """
-        start, found = self._since(overlap_seconds), 0
+        start, found = self._coverage.since(overlap_seconds), 0
         self._audit.pull_begun()
         pulled = await carry_out(partial(self._pull_span, start))
         found += len(pulled.inserted)
@@ -333,24 +327,16 @@ class LinkSession:
         return found
 
     async def _pull_span(self, start: datetime) -> Pulled:
-        """Pull one span, settle what is missing, close the part that was open."""
-        pulled = await self._puller.pull(start)
+        """Pull one span, settle what is missing, close the part that was open.
+
+        It begins earlier when the ledger went back since the pull was planned.
+        """
+        pulled = await self._puller.pull(min(start, self._coverage.since(0.0)))
         self._audit.count(pulled)
         await self._audit.settle(pulled)
-        if self._watermark is None or self._watermark < pulled.through:
-            await self._ports.ledger.close_window(
-                self._claim.fence, start=self._watermark or start, end=pulled.through
-            )
-            self._watermark = pulled.through
+        if await self._coverage.close(pulled):
             self._ports.metrics.windows.labels(outcome="closed").inc()
         return pulled
-
-    def _since(self, overlap_seconds: float) -> datetime:
-        """Return where a pull starts: the watermark less an overlap, or the history's beginning."""
-        beginning = self._claim.spec.sync_from or BEGINNING
-        if self._watermark is None:
-            return beginning
-        return max(beginning, self._watermark - timedelta(seconds=overlap_seconds))
 
     # Waiting.
 
@@ -366,12 +352,18 @@ class LinkSession:
     async def _wait_until(
         self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float
     ) -> None:
-        began_at = self._clock.monotonic()
+        began_at = alone_since = self._clock.monotonic()
         while not is_met():
-            if self._reader.is_terminal_up and not self._reader.is_broker_up:
-                began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            if self._clock.monotonic() >= began_at + limit_seconds:
+            now = self._clock.monotonic()
+            is_broker_awaited = self._reader.is_terminal_up and not self._reader.is_broker_up
+            if is_broker_awaited:
+                began_at = now
+            if not is_broker_awaited or self._ports.incidents.is_expected(self._claim):
+                alone_since = now
+            if now >= began_at + limit_seconds:
                 raise failure
+            if now >= alone_since + self._settings.broker_away_seconds:
+                raise BrokerAway(f"no login at the broker for {now - alone_since:.0f} s")
             await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:
