@@ -1,7 +1,9 @@
 """What each page of the API takes of Postgres at a million deals, adapters and rows included.
 
 Pages are asked one after another over one connection. One in ten is of the accounts that hold a
-tenth of all deals each; cursors and days are anywhere in the month.
+tenth of all deals each; cursors and days are anywhere in the month. Beside the time that a page
+took stands the work it was, the processor's time here and in Postgres: on a machine that does
+nothing else they are the same, and on a shared one each kind of page is held to its work.
 """
 
 import argparse
@@ -9,7 +11,8 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -20,7 +23,7 @@ from brokerd.api.ports import DealQuery, TotalsQuery
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.postgres_deals import PostgresDealReader
 from brokerd.api.postgres_totals import PostgresTotalsReader
-from brokerd.api.query import DEFAULT_DAYS
+from brokerd.api.query import DEFAULT_DAYS, PAGE_DEALS
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, QueueSettings, Secret
 from brokerd.demo.engines import engines
@@ -37,6 +40,14 @@ PAGE = 100
 AIM_MEAN, AIM_P99 = 50.0, 100.0
 
 Ask = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one page took, in milliseconds: by the clock, and of both processors' time."""
+
+    clock: float
+    work: float
 
 
 class Pages:
@@ -106,7 +117,9 @@ class Pages:
         """Read a page of totals."""
         bare = dict.fromkeys(("link_id", "user_id", "start", "end", "after"))
         return await self._totals.totals(
-            TotalsQuery(**{**bare, "limit": DEFAULT_DAYS, **owner, **query})
+            TotalsQuery(
+                **{**bare, "limit": DEFAULT_DAYS, "max_deals": PAGE_DEALS, **owner, **query}
+            )
         )
 
     async def links(self, **query: object) -> object:
@@ -114,22 +127,43 @@ class Pages:
         return await self._links.page(**{"user_id": None, "after": None, "limit": PAGE, **query})
 
 
-async def measure(pages: Pages, *, turns: int) -> Mapping[str, Sequence[float]]:
-    """Ask for all kinds in turns; return the milliseconds of each."""
-    taken: dict[str, list[float]] = {name: [] for name in pages.kinds()}
+async def measure(pages: Pages, *, turns: int, backend_pid: int) -> Mapping[str, Sequence[Taken]]:
+    """Ask for all kinds in turns; the backend is the one that answers."""
+    schedule = Path(f"/proc/{backend_pid}/schedstat")
+
+    def worked() -> float:
+        return time.process_time() + int(schedule.read_text().split()[0]) / 1e9
+
+    taken: dict[str, list[Taken]] = {name: [] for name in pages.kinds()}
     for _ in range(turns):
         for name, ask in pages.kinds().items():
-            started = time.perf_counter()
+            started, worked_before = time.perf_counter(), worked()
             await ask()
-            taken[name].append((time.perf_counter() - started) * 1_000)
+            clock, work = time.perf_counter() - started, worked() - worked_before
+            taken[name].append(Taken(clock * 1_000, work * 1_000))
     return taken
 
 
-def line(name: str, taken: Sequence[float]) -> str:
+def p99(sample: Sequence[float]) -> float:
+    """Return what 99 of 100 stayed below."""
+    return statistics.quantiles(sample, n=100)[98]
+
+
+def line(name: str, taken: Sequence[Taken]) -> str:
     """Write a row of the table."""
-    hundredths = statistics.quantiles(taken, n=100)
-    figures = (statistics.mean(taken), hundredths[49], hundredths[98], max(taken))
+    figures = []
+    for sample in ([each.clock for each in taken], [each.work for each in taken]):
+        figures += [statistics.mean(sample), statistics.median(sample), p99(sample)]
     return f"{name:26}" + "".join(f"{figure:9.1f}" for figure in figures)
+
+
+def misses(taken: Mapping[str, Sequence[Taken]]) -> Iterator[str]:
+    """Name what misses the aim: all pages by the clock, each kind by its work."""
+    everything = [each.clock for kind in taken.values() for each in kind]
+    work = {name: [each.work for each in kind] for name, kind in taken.items()}
+    for name, sample in {"all": everything, **work}.items():
+        if statistics.mean(sample) >= AIM_MEAN or p99(sample) >= AIM_P99:
+            yield name
 
 
 async def main() -> int:
@@ -147,17 +181,19 @@ async def main() -> int:
         print(f"{arguments.deals} deals loaded in {time.perf_counter() - started:.0f} s")
         settings = DatabaseSettings(url=Secret(url))
         async with open_database(settings, metrics=Metrics(CollectorRegistry())) as database:
+            async with database.statement() as connection:
+                answer = await connection.exec_driver_sql("SELECT pg_backend_pid()")
+                backend_pid = answer.scalar_one()
             pages = Pages(database, random=Random(arguments.seed))  # noqa: S311  # a seed
-            taken = await measure(pages, turns=arguments.turns)
-    print(f"{'milliseconds':26}{'mean':>9}{'p50':>9}{'p99':>9}{'max':>9}")
+            taken = await measure(pages, turns=arguments.turns, backend_pid=backend_pid)
+    print(f"{'milliseconds':26}{'mean':>9}{'p50':>9}{'p99':>9}{'work':>9}{'p50':>9}{'p99':>9}")
     for name, each in taken.items():
         print(line(name, each))
-    everything = [each for kind in taken.values() for each in kind]
-    print(line("all", everything))
-    p99 = statistics.quantiles(everything, n=100)[98]
-    is_met = statistics.mean(everything) < AIM_MEAN and p99 < AIM_P99
-    print(f"aim: mean < {AIM_MEAN:.0f}, p99 < {AIM_P99:.0f}: {'met' if is_met else 'missed'}")
-    return 0 if is_met else 1
+    print(line("all", [each for kind in taken.values() for each in kind]))
+    missed = list(misses(taken))
+    verdict = f"missed: {', '.join(missed)}" if missed else "met"
+    print(f"aim: mean < {AIM_MEAN:.0f}, p99 < {AIM_P99:.0f}: {verdict}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

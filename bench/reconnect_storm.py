@@ -16,17 +16,11 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from pathlib import Path
 
 import httpx
 import psycopg
 import stream_rig as rig
-from daemon_links import KEY, live_links, spec_of, start
-
-from brokerd.config.settings import Secret
-from brokerd.demo.engines import Engines, engines
-from brokerd.sandbox.server import DEFAULT_TOKEN
-from brokerd.store.migrate import upgrade
+from daemon_rig import daemon_rig
 
 REGIONS = 10
 OPENS_PER_SECOND = 2
@@ -39,31 +33,6 @@ SELECT max(extract(epoch FROM at)::float8) FILTER (WHERE phase = 'live') - %(cut
 FROM brokerd.link_transitions WHERE extract(epoch FROM at) > %(cut)s
 GROUP BY account_id HAVING (array_agg(phase ORDER BY at DESC))[1] = 'live'
 """
-
-
-def config(folder: Path, url: str, links: int) -> Path:
-    """Write the daemon's configuration: production's, but for MetaApi's limit of requests."""
-    path = folder / "brokerd.toml"
-    path.write_text(
-        f"""
-node_name = "bench"
-[metaapi]
-provisioning_url = "{url}"
-client_url = "{url}"
-stream_url = "{url}"
-requests_per_second = 1000
-socket_opens_per_second = {OPENS_PER_SECOND}
-tokens.main = {{env = "BENCH_TOKEN"}}
-[database]
-url = {{env = "BENCH_DB"}}
-[api]
-port = 0
-key = {{env = "BENCH_KEY"}}
-[pool]
-max_links = {links}
-"""
-    )
-    return path
 
 
 async def socket_opens(api: httpx.AsyncClient) -> int:
@@ -98,44 +67,28 @@ async def is_exact(control: httpx.AsyncClient, accounts: list[dict], url: str) -
     return set(held) == truth and len(held) == len(truth) and len(told) == len(set(told))
 
 
-async def measure_ours(links: int, running: Engines, folder: Path) -> tuple[list[float], int, bool]:
+async def measure_ours(links: int) -> tuple[list[float], int, bool]:
     """Return when each link was live again, the most sockets opened in a second, exactness."""
-    with rig.sandbox(0) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as control:
-            for region in range(REGIONS):
-                body = {"count": links // REGIONS, "region": f"region-{region}"}
-                (await control.post("/control/accounts", json=body)).raise_for_status()
-            accounts = (await control.get("/control/accounts")).json()
-            daemon, ready = await start(
-                "run", "--config", str(config(folder, server.url, links)), event="app.ready",
-                BENCH_TOKEN=DEFAULT_TOKEN, BENCH_KEY=KEY, BENCH_DB=running.postgres_url,
-            )  # fmt: skip
-            drain = asyncio.create_task(daemon.stdout.read())  # a full pipe would stop the daemon
-            async with httpx.AsyncClient(
-                base_url=ready["url"], headers={"Authorization": f"Bearer {KEY}"}, timeout=60
-            ) as api:
-                for number, account in enumerate(accounts):
-                    body = {"spec": spec_of(account)}
-                    (await api.put(f"/v1/links/b-{number}", json=body)).raise_for_status()
-                async with asyncio.timeout(LIMIT_SECONDS):
-                    while await live_links(api) < links:  # noqa: ASYNC110  # another process's state
-                        await asyncio.sleep(0.25)
-                server.trade(DEALS_PER_MINUTE)
-                await asyncio.sleep(5)
-                opens = [(time.monotonic(), await socket_opens(api))]
-                cut_at = time.time()
-                (await control.post("/control/sockets/drop")).raise_for_status()
-                seconds: list[float] = []
-                while len(seconds) < links and time.time() - cut_at < LIMIT_SECONDS:
-                    await asyncio.sleep(SAMPLE_SECONDS)
-                    opens.append((time.monotonic(), await socket_opens(api)))
-                    seconds = live_again(running.postgres_url, cut_at)
-                server.trade(0)
-                await asyncio.sleep(5)
-                exact = await is_exact(control, accounts, running.postgres_url)
-            daemon.terminate()
-            await daemon.wait()
-            await drain
+    async with daemon_rig(max_links=links, opens_per_second=OPENS_PER_SECOND) as ours:
+        for region in range(REGIONS):
+            body = {"count": links // REGIONS, "region": f"region-{region}"}
+            (await ours.control.post("/control/accounts", json=body)).raise_for_status()
+        accounts = await ours.accounts()
+        await ours.register(accounts)
+        await ours.until_live(links, limit_seconds=LIMIT_SECONDS)
+        await ours.trade(DEALS_PER_MINUTE)
+        await asyncio.sleep(5)
+        opens = [(time.monotonic(), await socket_opens(ours.api))]
+        cut_at = time.time()
+        (await ours.control.post("/control/sockets/drop")).raise_for_status()
+        seconds: list[float] = []
+        while len(seconds) < links and time.time() - cut_at < LIMIT_SECONDS:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            opens.append((time.monotonic(), await socket_opens(ours.api)))
+            seconds = live_again(ours.postgres_url, cut_at)
+        await ours.trade(0)
+        await asyncio.sleep(5)
+        exact = await is_exact(ours.control, accounts, ours.postgres_url)
     return seconds, most_in_a_second(opens), exact
 
 
@@ -167,10 +120,7 @@ def measure_plain(links: int) -> dict[str, float]:
 
 async def main(links: int) -> int:
     """Run the bench; return the exit code."""
-    async with engines(is_durable=True) as running:
-        await upgrade(Secret(running.postgres_url))
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, most, exact = await measure_ours(links, running, Path(folder))
+    seconds, most, exact = await measure_ours(links)
     plain = await asyncio.to_thread(measure_plain, links)
     print(f"  links live again             {len(seconds)} of {links}")
     print(f"  the last one after           {max(seconds, default=0):.1f} s")

@@ -1,6 +1,6 @@
 """Every benchmark of this folder, one after the other, each in a process of its own.
 
-make bench                          # all; about six minutes
+make bench                          # all; about ten minutes
 make bench ARGS="ledger_write"      # the named ones
 """
 
@@ -15,6 +15,8 @@ BENCHES = (
     "stream_many",
     "daemon_links",
     "ledger_write",
+    "history_pull",
+    "daemon_latency",
     "queries",
     "sandbox_cost",
 )

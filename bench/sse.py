@@ -105,6 +105,7 @@ class Subscriber:
         self.seconds: list[float] = []
         self.strangers = 0
         self.doubles = 0
+        self.is_open = asyncio.Event()
 
     async def run(self, port: int, is_open: asyncio.Semaphore) -> None:
         """Read until cancelled; whenever the stream ends, return as browsers do."""
@@ -123,6 +124,7 @@ class Subscriber:
                 f"Accept: text/event-stream\r\nLast-Event-ID: {self._last_id}\r\n\r\n".encode()
             )
             await reader.readuntil(b"retry: 1000")
+            self.is_open.set()
         own, event_id = f'"userId":"{self._user}"'.encode(), self._last_id
         try:
             while line := await reader.readline():
@@ -193,7 +195,9 @@ async def measure(
     is_open = asyncio.Semaphore(50)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each.run(port, is_open)) for each in subscribers]
-        await asyncio.sleep(1 + streams / 400)
+        for each in subscribers:
+            await each.is_open.wait()
+        await asyncio.sleep(1)  # what they were sent first is with them
         ours.send("begin")
         cpu_before, _ = await asyncio.to_thread(ours.recv)
         written = await write(url, deals_per_second=deals_per_second, seconds=seconds)

@@ -27,17 +27,18 @@ from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
 from brokerd.connector.governor.pace import Pace
 from brokerd.connector.governor.ports import Socket
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
-from brokerd.connector.ports import DealSeen, Session, Synchronized
-from brokerd.domain import MetaApiRef
+from brokerd.connector.ports import DealSeen, RemoteAccount, Session, Synchronized
+from brokerd.domain import MetaApiRef, Platform
 from brokerd.sandbox.server import DEFAULT_TOKEN
 from brokerd.telemetry import Metrics
 
 REGION = "vint-hill"
 BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 300
+CANARY_LINKS = int(os.environ.get("CANARY_LINKS", "10"))
 ADMISSIONS_PER_SECOND = int(os.environ.get("ADMISSIONS_PER_SECOND", "10"))
 
 
@@ -71,6 +72,9 @@ async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     settings = MetaApiSettings(
         tokens={"main": Secret(DEFAULT_TOKEN)},
         stream_url=url,
+        provisioning_url=url,
+        client_url=url,
+        canary_links=CANARY_LINKS,
         admissions_per_second=ADMISSIONS_PER_SECOND,
     )
     ports = StreamPorts(
@@ -83,7 +87,17 @@ async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     stream = MetaApiStream(settings, overlap_seconds=60, ports=ports)
     for account_id in account_ids:
         remote = MetaApiRef(token="main", account_id=account_id, region=REGION)  # noqa: S106
-        session = await stream.open(remote, reliability="regular", synced_through=BEGINNING)
+        account = RemoteAccount(
+            account_id=account_id,
+            state="DEPLOYED",
+            connection_status="CONNECTED",
+            platform=Platform.MT5,
+            login="1",
+            server="Sandbox-Demo",
+            region=REGION,
+            reliability="regular",
+        )
+        session = await stream.open(remote, account=account, synced_through=BEGINNING)
         _tasks.append(asyncio.create_task(read(session, account_id, tally)))
 
 
@@ -130,6 +144,7 @@ async def open_plain(url: str, account_ids: Sequence[str], tally: Tally) -> None
                 "reliability": "regular",
                 "state": "DEPLOYED",
                 "server": "Sandbox-Demo",
+                "type": "cloud-g2",
             },
             of._metatrader_account_client,
             ws,

@@ -236,7 +236,9 @@ def demo(  # noqa: PLR0913  # a command has as many options as it needs
     seconds: Annotated[
         float | None, typer.Option(min=0, help="How long; until Ctrl-C if not given.")
     ] = None,
-    chaos: Annotated[bool, typer.Option("--chaos", help="With every kind of fault.")] = False,
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="With every kind of fault; PostgreSQL goes too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Run everything from nothing, trade, and prove the ledger; exits with 0 if it is proven."""

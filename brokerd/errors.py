@@ -3,7 +3,8 @@
 BrokerdError
 ├── Transient             try again later; backoff or the hint decides when
 │   ├── LinkLost              the session ended or went silent
-│   │   └── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   ├── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   └── BrokerAway            the terminal beats, but its broker stays away for long
 │   ├── TimedOut              a bounded wait passed its deadline
 │   │   ├── ConnectTimeout        no terminal answered
 │   │   └── SyncStalled           a synchronization made no progress
@@ -15,6 +16,7 @@ BrokerdError
 │   ├── RemoteUnavailable     transport failure or 5xx from MetaApi
 │   ├── MalformedAnswer       an answer we refuse to read; never taken as empty
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
+│   ├── LedgerRewound         the ledger is behind what we knew of it: commits were lost
 │   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
 │   ├── StoreUnavailable      Postgres did not take it; nothing was acknowledged
 │   └── ControlUnavailable    a command got no answer from the control API
@@ -86,6 +88,12 @@ class StreamDeaf(LinkLost):
     """The stream beats, but only pulls bring the deals it should have brought."""
 
     code = "stream_deaf"
+
+
+class BrokerAway(LinkLost):
+    """The terminal beats, but the broker lets it in no more, in session and it alone, for long."""
+
+    code = "broker_away"
 
 
 class TimedOut(Transient):
@@ -187,6 +195,12 @@ class Incomplete(Transient):
     """The broker's answer lacks deals that the ledger holds and the balance still proves."""
 
     code = "incomplete"
+
+
+class LedgerRewound(Transient):
+    """The ledger is behind what we knew of it: a failover or a restored backup lost commits."""
+
+    code = "ledger_rewound"
 
 
 class ProvisionTimeout(Transient):

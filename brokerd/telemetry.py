@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 import structlog
@@ -57,6 +58,8 @@ def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+WEDGE_REASONS = ("calls_hang", "close_stuck", "socket_stuck", "attempts_broken", "sessions_deaf")
+RECYCLE_REASONS = ("connections", "tasks", "memory")
 CHARGES = ("add", "deploy", "auth", "timezone")
 """What MetaApi charges attempts for."""
 WINDOW_OUTCOMES = ("closed", "split", "merged", "verified", "mismatch")
@@ -186,6 +189,21 @@ class Metrics:
         )
         self.abandoned_calls = Counter(
             "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
+        )
+        self.connections = Counter(
+            "brokerd_stream_connections", "Connections of the SDK made.", registry=registry
+        )
+        self.clients_replaced = Counter(
+            "brokerd_stream_clients_replaced",
+            "SDK clients that were wedged.",
+            ["reason"],
+            registry=registry,
+        )
+        self.synchronizations = Counter(
+            "brokerd_stream_synchronizations",
+            "Synchronizations begun, by how the specifications were told.",
+            ["specifications"],
+            registry=registry,
         )
 
     def _define_money(self, registry: CollectorRegistry) -> None:
@@ -335,31 +353,39 @@ class Metrics:
         self.loop_lag = Histogram(
             "brokerd_event_loop_lag_seconds", "Lateness of a timer.", registry=registry
         )
+        self.tasks = Gauge("brokerd_node_tasks", "asyncio tasks.", registry=registry)
+        self.resident_bytes = Gauge(
+            "brokerd_node_resident_bytes", "Resident memory.", registry=registry
+        )
+        self.recycle_wanted = Gauge(
+            "brokerd_node_recycle_wanted",
+            "1 while the node is past its budget and about to start afresh.",
+            ["reason"],
+            registry=registry,
+        )
         self.build = Gauge("brokerd_build_info", "Always 1.", ["version", "sdk"], registry=registry)
 
     def _create_series(self) -> None:
-        for phase in Phase:
-            self.links.labels(phase=phase)
-            self.link_transitions.labels(to=phase)
-        for source in Source:
-            self.deals_received.labels(path=source)
-        for reason in BadReason:
-            self.deals_quarantined.labels(reason=reason)
-        for result in ("inserted", "duplicate", "revised", "removed"):
-            self.deals_committed.labels(result=result)
-        for cause in ("first", "reconnect"):
-            self.time_to_live.labels(cause=cause)
-        for state in ("ready", "backoff"):
-            self.queue_length.labels(state=state)
-        for holder in FEED_HOLDERS:
-            self.feed_holder_age.labels(holder=holder)
-        for outcome in WINDOW_OUTCOMES:
-            self.windows.labels(outcome=outcome)
-        self._create_endings()
-
-    def _create_endings(self) -> None:
-        for verdict in Proof:
-            self.proofs.labels(verdict=verdict)
+        """Let every series of a closed set of labels be there from the start."""
+        series: Sequence[tuple[Counter | Gauge | Histogram, str, Iterable[str]]] = (
+            (self.links, "phase", Phase),
+            (self.link_transitions, "to", Phase),
+            (self.deals_received, "path", Source),
+            (self.deals_quarantined, "reason", BadReason),
+            (self.deals_committed, "result", ("inserted", "duplicate", "revised", "removed")),
+            (self.time_to_live, "cause", ("first", "reconnect")),
+            (self.queue_length, "state", ("ready", "backoff")),
+            (self.feed_holder_age, "holder", FEED_HOLDERS),
+            (self.windows, "outcome", WINDOW_OUTCOMES),
+            (self.clients_replaced, "reason", WEDGE_REASONS),
+            (self.synchronizations, "specifications", ("sent", "by_hash")),
+            (self.recycle_wanted, "reason", RECYCLE_REASONS),
+            (self.proofs, "verdict", Proof),
+            (self.incidents, "reach", ("server", "region", "all")),
+        )
+        for metric, label, values in series:
+            for value in values:
+                metric.labels(**{label: value})
         for kind in OperationKind:
             for ending in (*Proof, *OperationFailure):
                 self.operations.labels(kind=kind, outcome=ending)

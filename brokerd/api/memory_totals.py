@@ -18,16 +18,19 @@ class MemoryTotalsReader:
 
     async def totals(self, query: TotalsQuery) -> Sequence[DayTotals]:
         """Read one keyset page."""
-        account_id = None if query.link_id is None else bearer(self._state, query.link_id)
+        theirs = None if query.link_id is None else bearer(self._state, query.link_id)
         days: dict[tuple[AccountId, date], list[Deal]] = {}
         for row in self._state.deals.values():
-            if _matches(row, query, account_id):
+            if _matches(row, query, theirs):
                 day = row.deal.time.astimezone(UTC).date()
                 days.setdefault((row.account_id, day), []).append(row.deal)
         keys = sorted(key for key in days if query.after is None or key > query.after)
-        return [
-            _totals(self._state.accounts[key[0]], key[1], days[key]) for key in keys[: query.limit]
-        ]
+        page: list[DayTotals] = []
+        for account_id, day in keys:
+            if query.is_full(page):
+                break
+            page.append(_totals(self._state.accounts[account_id], day, days[account_id, day]))
+        return page
 
 
 def _matches(row: DealRow, query: TotalsQuery, account_id: AccountId | None) -> bool:

@@ -12,9 +12,6 @@ import msgspec
 from brokerd.api.bodies import (
     ID_PATTERN,
     MAX_PAGE,
-    BudgetsBody,
-    CredentialsBody,
-    CredentialVersionBody,
     DealsBody,
     DiscardBody,
     EventBody,
@@ -29,6 +26,7 @@ from brokerd.api.bodies import (
     ReadyBody,
     TotalsBody,
 )
+from brokerd.api.money_bodies import BudgetsBody, CredentialsBody, CredentialVersionBody
 from brokerd.api.openapi_parts import (
     SCHEMAS,
     Json,

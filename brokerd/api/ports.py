@@ -237,7 +237,8 @@ class TotalsQuery:
     """Whose days to sum up: of one link or of one user; `start` inclusive, `end` exclusive.
 
     Exactly one of `link_id` and `user_id` is set. A day that `start` or `end` cuts is summed up
-    only inside them. `after` is the (account_id, day) of the last totals seen.
+    only inside them. A page holds `limit` days at most, and none behind the one that brings it to
+    `max_deals` deals. `after` is the (account_id, day) of the last totals seen.
     """
 
     link_id: LinkId | None
@@ -245,7 +246,12 @@ class TotalsQuery:
     start: datetime | None
     end: datetime | None
     limit: int
+    max_deals: int
     after: tuple[AccountId, date] | None
+
+    def is_full(self, page: Sequence["DayTotals"]) -> bool:
+        """Say whether the page had to end here, so that more may follow."""
+        return len(page) >= self.limit or sum(each.deals for each in page) >= self.max_deals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from brokerd.ledger.feed import BEGINNING, EventType, FeedCursor, FeedFilter
 DEFAULT_PAGE = 100
 DEFAULT_DAYS = 14
 """Of a page of totals: each of its days reads all the deals of that day."""
+PAGE_DEALS = 10_000
+"""Of a page of totals: what it may sum up before it ends with the day; some 30 ms of Postgres."""
 _MAX_TEXT = 512
 _MAX_PARAMETERS = 32
 
@@ -171,6 +173,7 @@ def totals_query(query: Query) -> TotalsQuery:
         start=start,
         end=end,
         limit=limit,
+        max_deals=PAGE_DEALS,
         after=None if after is None else read_totals_cursor(after),
     )
 

@@ -57,7 +57,7 @@ class TotalsRoutes:
         query = Query(request.scope["query_string"], known=TOTALS_PARAMETERS)
         wanted = totals_query(query)
         answered = await self.reads.read(lambda reader: reader.totals(wanted))
-        page = totals_page(answered.value, limit=wanted.limit)
+        page = totals_page(answered.value, wanted=wanted)
         headers = {**answered.headers, **next_link(query, "/v1/totals", page.next)}
         return json_answer(page, headers=headers)
 

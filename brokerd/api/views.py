@@ -24,7 +24,14 @@ from brokerd.api.bodies import (
     TotalsBody,
 )
 from brokerd.api.cursor import deal_cursor, link_cursor, quarantine_cursor, totals_cursor
-from brokerd.api.ports import DayTotals, LinkRecord, QuarantinedRecord, QueuePlace, StoredDeal
+from brokerd.api.ports import (
+    DayTotals,
+    LinkRecord,
+    QuarantinedRecord,
+    QueuePlace,
+    StoredDeal,
+    TotalsQuery,
+)
 from brokerd.domain import LinkSpec, Proof
 from brokerd.health.calendar import Calendar
 from brokerd.health.conditions import Condition, Facts, conditions, shown
@@ -101,12 +108,11 @@ def quarantined_body(record: QuarantinedRecord) -> QuarantinedBody:
     )
 
 
-def totals_page(totals: Sequence[DayTotals], *, limit: int) -> TotalsBody:
+def totals_page(totals: Sequence[DayTotals], *, wanted: TotalsQuery) -> TotalsBody:
     """Show a page of totals; a full page may have a next one."""
-    is_full = len(totals) == limit
     return TotalsBody(
         items=[_day(each) for each in totals],
-        next=totals_cursor(totals[-1]) if is_full and totals else None,
+        next=totals_cursor(totals[-1]) if totals and wanted.is_full(totals) else None,
     )
 
 

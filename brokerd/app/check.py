@@ -31,7 +31,7 @@ from brokerd.connector.metaapi_rest.client import MetaApiRest
 from brokerd.connector.metaapi_rest.raw import MetaApiRaw
 from brokerd.connector.metaapi_rest.retries import retrying
 from brokerd.connector.metaapi_rest.transport import RestPorts, open_http
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import MetaApiRef
 from brokerd.errors import ConfigInvalid
@@ -142,11 +142,13 @@ class _Check:
             return finding
 
         async def stream() -> Finding:
+            rest = MetaApiRest(self._settings.metaapi, ports=self._rest)
+            account = await rest.account(remote)
             async with self._open_stream(self._settings.metaapi) as opened:
                 heard = await watch(
                     remote,
                     stream=opened,
-                    reliability=self._token.reliability(remote.account_id),
+                    account=account,
                     since=BEGINNING,
                     clock=self._clock,
                 )

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -39,13 +39,14 @@ from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
 from brokerd.connector.governor.stream import GovernedStream
 from brokerd.connector.metaapi_rest.transport import open_http
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
 from brokerd.health.calendar import calendar_of
 from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.postgres_past import PostgresPast
+from brokerd.health.recycle import Recycler, RecyclerPorts
 from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
@@ -63,8 +64,10 @@ from brokerd.telemetry import Metrics
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[Node]:
-    """Build a node and register it.
+async def open_node(
+    settings: Settings, *, notifier: Notifier, recycle: Callable[[], None]
+) -> AsyncIterator[Node]:
+    """Build a node and register it; `recycle` is called when it should start afresh.
 
     Takes the API's address first: a second process started by mistake fails there, before its
     registration would fence the first. Raises `ConfigInvalid` for an address that is taken or a
@@ -123,6 +126,7 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             base.incidents,
             fleet,
             build_quota_watch(base, fleet, governor=ports.governor, rest=rest),
+            _recycler(base, node.stream, recycle=recycle),
         )
         yield replace(node, upkeep=upkeep)
 
@@ -237,6 +241,16 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
             metrics=metrics,
         ),
         notifier=ports.notifier,
+    )
+
+
+def _recycler(base: Foundation, stream: MetaApiStream, *, recycle: Callable[[], None]) -> Recycler:
+    return Recycler(
+        tend=stream.tend,
+        connections_made=lambda: stream.connections_made,
+        recycle=recycle,
+        ports=RecyclerPorts(clock=base.clock, random=base.random, metrics=base.metrics),
+        settings=base.settings.health,
     )
 
 

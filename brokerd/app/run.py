@@ -23,27 +23,30 @@ FLUSH_SECONDS = 10.0
 """What the last deals may take to become durable once the links have drained."""
 STREAM_CLOSE_SECONDS = 3.0
 EXIT_FAILED = 1
+EXIT_RECYCLE = 75
+"""EX_TEMPFAIL: drained, with nothing wrong, to be started afresh; the unit knows it."""
 
 
 def run(settings: Settings) -> int:
     """Run a node until SIGTERM; return the process's exit code. Raises `ConfigInvalid`."""
+    orders = Orders()
     configure_logging(level=settings.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_run(settings))
+            runner.run(_run(settings, orders))
         except ExceptionGroup as group:
             failures = list(leaves(group))
             if not all(isinstance(failure, BrokerdError) for failure in failures):
                 raise
             log.error("app.failed", problems=[str(failure) for failure in failures])  # noqa: TRY400
             return EXIT_FAILED
-    return 0
+    return EXIT_RECYCLE if orders.is_recycling else 0
 
 
-async def _run(settings: Settings) -> None:
-    orders = Orders()
+async def _run(settings: Settings, orders: Orders) -> None:
     orders.listen()
-    async with open_node(settings, notifier=Notifier(environ=os.environ, pid=os.getpid())) as node:
+    notifier = Notifier(environ=os.environ, pid=os.getpid())
+    async with open_node(settings, notifier=notifier, recycle=orders.recycle) as node:
         await serve(
             _services(node),
             orders=orders,

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from brokerd.api.bodies import BudgetsBody
+from brokerd.api.money_bodies import BudgetsBody
 from brokerd.app.routes import open_books
 from brokerd.config.settings import Settings
 from brokerd.store.engine import open_database

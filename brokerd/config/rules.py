@@ -49,6 +49,7 @@ _MAY_BE_ZERO = frozenset(
         "governor.fleet_socket_opens_per_second",
         "governor.item_credits",
         "link.backoff_hold_seconds",
+        "health.recycle_spread_seconds",
         "redis.snapshot_seconds",
         "api.port",
     }
@@ -197,9 +198,10 @@ def _queue(settings: Settings) -> Iterator[str]:
 
 def _stores(settings: Settings) -> Iterator[str]:
     yield from _ordered(
+        ("ledger.link_batch_deals", settings.ledger.link_batch_deals),
         ("ledger.batch_deals", settings.ledger.batch_deals),
         ("ledger.buffer_deals", settings.ledger.buffer_deals),
-        why="the buffer holds at least one batch",
+        why="the buffer holds a batch, and a batch what one link may bring to it",
     )
     yield from _ordered(
         ("ledger.batch_bytes", settings.ledger.batch_bytes),

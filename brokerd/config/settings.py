@@ -42,6 +42,7 @@ class MetaApiSettings:
     admissions_per_second: int = 10  # links opened per second; a sync costs the loop 16 to 80 ms
     connect_timeout_seconds: float = 20.0
     session_buffer_events: int = 10_000  # per link; full = the link is marked for a pull
+    canary_links: int = 10  # of one broker server; then their specifications are told by hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ class LinkSettings:
     quarantine_blocks: bool = False  # whether an unreadable deal stops the watermark
     proof_interval_seconds: float = 86_400.0  # between balance proofs of a live link
     proof_retry_seconds: float = 60.0  # between the three mismatches that make it False
+    broker_away_seconds: float = 3_600.0  # then, in session, a restart asks for the credentials
     backoff_base_seconds: float = 1.0
     backoff_ceiling_seconds: float = 300.0
     backoff_hold_seconds: float = 30.0  # up to so long a wait keeps the slot
@@ -179,6 +181,7 @@ class LedgerSettings:
     """How deals are batched into Postgres."""
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
+    link_batch_deals: int = 250  # of one link in a batch; its burst must not hold the others up
     batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
@@ -243,7 +246,10 @@ class MarketHours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSettings:
-    """What is expected of links, and when many that fail are one incident."""
+    """What is expected of links, and when many that fail are one incident.
+
+    And what a process may use before it drains and starts afresh (docs/sdk.md: what leaks).
+    """
 
     markets: Mapping[str, MarketHours] = field(default_factory=dict)  # by server name or pattern
     incident_links: int = 3  # fewer that fail together are no incident
@@ -254,6 +260,10 @@ class HealthSettings:
     )
     canary_ceiling_seconds: float = 900.0
     returns_per_second: float = 5.0  # links that come back once a canary is live
+    max_connections_made: int = 100_000  # of the SDK, ever; each leaves some hundred bytes behind
+    max_tasks: int = 30_000  # 1,000 links take about 10,000
+    max_resident_mb: int = 1_024  # 1,000 links take about 200
+    recycle_spread_seconds: float = 600.0  # nodes that started together do not end together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from brokerd.connector.states import LinkEvent
 from brokerd.connector.waiting import await_turn
 from brokerd.domain import Backoff, Claim, Desired, Phase, UserAction
 from brokerd.errors import (
+    BrokerAway,
     BrokerdError,
     Fenced,
     LinkLost,
@@ -44,6 +45,14 @@ class _Order(Enum):
     LEAVE = "leave"
 
 
+class _Doubt(Enum):
+    """Whether the broker still takes the credentials; the question costs money."""
+
+    NONE = "none"
+    RAISED = "raised"  # it let us in no more for long; the next dial asks
+    ASKED = "asked"  # and it is asked no more before the link was live again
+
+
 class _Told(Exception):
     """Ends an attempt because the link was told something."""
 
@@ -58,6 +67,7 @@ class Link:
         self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
         self._backoff = claim.backoff
         self._rhythm = Rhythm()
+        self._doubts_broker = _Doubt.NONE
         self._order = _Order.STAY
         self._told = asyncio.Event()
 
@@ -121,6 +131,10 @@ class Link:
         if isinstance(failure, _Told):
             return None
         self._ports.incidents.lost(self._claim.link_id)
+        if standing.was_live:
+            self._doubts_broker = _Doubt.NONE
+        if isinstance(failure, BrokerAway) and self._doubts_broker is _Doubt.NONE:
+            self._doubts_broker = _Doubt.RAISED
         if isinstance(failure, NotFound) and standing.was_live:
             failure = LinkLost(f"what was there a moment ago is looked for once more: {failure}")
         return await self._fail(failure)
@@ -154,7 +168,11 @@ class Link:
         async def working(reason: str) -> None:
             await self._board.enter(LinkEvent.PREPARING, reason)
 
-        provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
+        bring_up = self._ports.provisioning.deployed
+        if self._doubts_broker is _Doubt.RAISED:
+            self._doubts_broker = _Doubt.ASKED
+            bring_up = self._ports.provisioning.restarted
+        provisioned = await bring_up(self._claim, working=working)
         if self._board.phase is Phase.PROVISIONING:
             await self._board.enter(LinkEvent.DIALLED, "Dialling")
         session = LinkSession(
@@ -193,7 +211,7 @@ class Link:
             random=self._ports.random,
         )
         is_new = self._backoff.attempt == 0
-        is_expected = self._ports.incidents.is_out_of_hours(self._claim)
+        is_expected = self._ports.incidents.is_expected(self._claim)
         level = (log.info if is_expected else log.warning) if is_new else log.debug
         level(
             "link.lost",

@@ -54,6 +54,7 @@ class RemoteAccount:
     server: str
     region: str
     reliability: str
+    generation: str = "cloud-g2"  # of its terminals; MetaApi calls it `type`, this is its default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,8 @@ class Session(Protocol):
     async def receive(self) -> Sequence[StreamEvent]:
         """Wait for at least one event, then return all that wait, in order.
 
-        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair.
+        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair,
+        `Unauthorized` once MetaApi refuses its token.
         """
 
     def acknowledge(self, through: datetime) -> None:
@@ -172,9 +174,9 @@ class StreamPort(Protocol):
     """MetaApi's stream. With `Session` these are the only four verbs."""
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> Session:
-        """Open the session; returns before its terminal answered.
+        """Open the session of the account that is there; returns before its terminal answered.
 
         `synced_through` is the durable watermark; the adapter subtracts its own overlap. Waits for
         its turn under the admission rate. Raises `Transient` or `Rejected`. When cancelled it
@@ -200,10 +202,13 @@ class Ledger(Protocol):
     async def write(self, write: LinkWrite) -> WriteOutcome:
         """Commit deals and removals; returns when they are durable. May wait: back-pressure."""
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`.
 
-        `start` must not lie after the watermark (or be the first window).
+        What lies before the watermark is covered already. Raises `LedgerRewound` when `start` would
+        leave a hole behind the watermark, or when a continuation finds none.
         """
 
     async def watermark(self, account_id: AccountId) -> datetime | None:
@@ -357,8 +362,8 @@ class Incidents(Protocol):
     def turn(self, link_id: LinkId) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
 
-    def is_out_of_hours(self, claim: Claim) -> bool:
-        """Say whether the link's broker is closed, so that silence and losses are expected."""
+    def is_expected(self, claim: Claim) -> bool:
+        """Say whether nobody need wonder that the link is lost: out of hours, or with many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

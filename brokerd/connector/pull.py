@@ -6,7 +6,7 @@ That rests on pages coming in the order of time, so it is checked on every page;
 comes in no such order the pull ends where the history ends.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -42,6 +42,15 @@ class Pulled:
     def through(self) -> datetime:
         """Return the time before which the ledger is complete now, if it was up to `start`."""
         return min(self.end, self.fetched_at)
+
+
+CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
+"""How the pull of a span is tried: once, or through failures."""
+
+
+async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
+    """Try once."""
+    return await span()
 
 
 class Puller:

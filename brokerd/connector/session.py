@@ -9,6 +9,8 @@ so whatever the stream does, completeness is the keeper's word.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -16,10 +18,10 @@ from brokerd.connector import identity
 from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
-from brokerd.connector.history import History
+from brokerd.connector.coverage import Coverage
 from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
-from brokerd.connector.pull import Pulled, Puller
+from brokerd.connector.pull import CarryOut, Pulled, Puller, at_once
 from brokerd.connector.reader import Reader
 from brokerd.connector.silence import Rhythm
 from brokerd.connector.standing import Standing
@@ -29,6 +31,7 @@ from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
 from brokerd.domain import Phase, Source
 from brokerd.errors import (
+    BrokerAway,
     ConnectTimeout,
     IdentityMismatch,
     StreamDeaf,
@@ -61,14 +64,14 @@ class LinkSession:
     ) -> None:
         self._standing = standing
         self._claim = claim = provisioned.claim
-        self._reliability = provisioned.account.reliability
+        self._account = provisioned.account
         self._board = board
         self._ports = ports
         self._settings = ports.settings
         self._limits = {phase: each.seconds for phase, each in deadlines(ports.settings).items()}
         self._clock = ports.clock
         self._remote = identity.remote_of(claim)
-        puller = Puller(claim, ports=ports)
+        self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
             puller=Puller(claim, ports=ports, source=Source.AUDIT),
@@ -78,7 +81,7 @@ class LinkSession:
         self._audit = Auditor(
             claim,
             board=board,
-            puller=puller,
+            puller=self._puller,
             verifier=self._verifier,
             ports=ports,
         )
@@ -86,23 +89,17 @@ class LinkSession:
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
-        self._history = History(
-            claim,
-            puller=puller,
-            audit=self._audit,
-            is_interrupted=lambda: self._reader.was_interrupted,
-            ports=ports,
-        )
         self._session: Session | None = None
+        self._coverage = Coverage(claim, ports=ports)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Dial and stay; raises `Transient` when lost, `Rejected` when refused, `Fenced`."""
-        await self._history.open()
+        await self._coverage.read()
         session = await self._ports.stream.open(
             self._remote,
-            reliability=self._reliability,
-            synced_through=self._history.stream_start(),
+            account=self._account,
+            synced_through=self._coverage.stream_start,
         )
         self._session = session
         self._reader.listen_anew()
@@ -168,9 +165,9 @@ class LinkSession:
         if self._audit.is_pull_due():
             return self._roll(session)
         if self._asked.is_due():
-            return self._asked.step(self._history.since(settings.reconnect_overlap_seconds))
+            return self._asked.step(self._coverage.since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
-            return self._audit.prove(self._history.since(settings.reconnect_overlap_seconds))
+            return self._audit.prove(self._coverage.since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
     async def _do(self, job: Coroutine[object, object, object]) -> None:
@@ -208,7 +205,7 @@ class LinkSession:
         self._ports.incidents.live(self._claim.link_id)
         self._hearing.begin(self._clock.now())
         await self._board.enter(LinkEvent.CAUGHT_UP, "Live")
-        since = self._history.since(self._settings.reconnect_overlap_seconds)
+        since = self._coverage.since(self._settings.reconnect_overlap_seconds)
         await self._do(self._audit.prove(since, before=before))
 
     def _why_down(self) -> str:
@@ -245,7 +242,7 @@ class LinkSession:
         async def through_failures(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
             return await persevere(span, limit_seconds=stall_seconds, ports=self._ports)
 
-        await self._history.pull(
+        await self._pull(
             session,
             self._settings.reconnect_overlap_seconds,
             kind="sync",
@@ -277,7 +274,7 @@ class LinkSession:
     async def _try_pull(self, session: Session, overlap_seconds: float, *, kind: str) -> int | None:
         """Pull; a transient failure is left to the next turn, the stream stays open meanwhile."""
         try:
-            return await self._history.pull(session, overlap_seconds, kind=kind)
+            return await self._pull(session, overlap_seconds, kind=kind)
         except Transient as failure:
             self._ports.metrics.pulls.labels(kind=kind, outcome=failure.code).inc()
             self._audit.pull_failed(failure)
@@ -285,19 +282,55 @@ class LinkSession:
 
     async def _prove_found(self, found: int) -> None:
         if found or self._audit.is_unsettled:
-            await self._audit.prove(self._history.since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
 
     async def _look_back(self) -> None:
         """Look at old windows again; what is found there must show in the proof."""
         try:
-            findings = await self._verifier.step(self._history.watermark or self._clock.now())
+            findings = await self._verifier.step(self._coverage.watermark or self._clock.now())
         except Transient as failure:
             log.debug("ledger.verify_delayed", link_id=self._claim.link_id, code=failure.code)
             hint_seconds = hint_of(failure) or 0.0
             self._verifier.put_off(max(self._settings.rolling_interval_seconds, hint_seconds))
             return
         if not findings.is_clean:
-            await self._audit.prove(self._history.since(self._settings.reconnect_overlap_seconds))
+            await self._audit.prove(self._coverage.since(self._settings.reconnect_overlap_seconds))
+
+    async def _pull(
+        self, session: Session, overlap_seconds: float, *, kind: str, carry_out: CarryOut = at_once
+    ) -> int:
+        """Pull span by span, close each one's window; return how many deals were new.
+
+        A history of more than one span is read in turns with the others' of this node, and what
+        is closed of it stays closed: after a failure the next pull begins there.
+        """
+        start, found = self._coverage.since(overlap_seconds), 0
+        self._audit.pull_begun()
+        pulled = await carry_out(partial(self._pull_span, start))
+        found += len(pulled.inserted)
+        while not pulled.is_last:
+            if self._reader.was_interrupted:
+                return found  # we no longer know who answers; the recovery's pull goes on
+            self._ports.metrics.windows.labels(outcome="split").inc()
+            async with self._ports.long_pulls:
+                pulled = await carry_out(partial(self._pull_span, pulled.end))
+            found += len(pulled.inserted)
+        self._audit.pull_done(is_rolling=kind == "rolling")
+        session.acknowledge(pulled.through)
+        self._ports.metrics.pulls.labels(kind=kind, outcome="ok").inc()
+        return found
+
+    async def _pull_span(self, start: datetime) -> Pulled:
+        """Pull one span, settle what is missing, close the part that was open.
+
+        It begins earlier when the ledger went back since the pull was planned.
+        """
+        pulled = await self._puller.pull(min(start, self._coverage.since(0.0)))
+        self._audit.count(pulled)
+        await self._audit.settle(pulled)
+        if await self._coverage.close(pulled):
+            self._ports.metrics.windows.labels(outcome="closed").inc()
+        return pulled
 
     # Waiting.
 
@@ -325,11 +358,11 @@ class LinkSession:
         spread_seconds = max(UNHEARD_SECONDS, interval_seconds / 10)
         await asyncio.sleep(self._ports.random.uniform(UNHEARD_SECONDS, spread_seconds))
         while True:
-            if self._history.watermark is not None and not self._reader.is_terminal_up:
+            if self._coverage.watermark is not None and not self._reader.is_terminal_up:
                 try:
                     await self._verify()
                     overlap_seconds = self._settings.reconnect_overlap_seconds
-                    await self._history.pull(session, overlap_seconds, kind="unheard")
+                    await self._pull(session, overlap_seconds, kind="unheard")
                 except Transient as failure:
                     outcome = failure.code
                     self._ports.metrics.pulls.labels(kind="unheard", outcome=outcome).inc()
@@ -338,12 +371,18 @@ class LinkSession:
     async def _wait_until(
         self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float
     ) -> None:
-        began_at = self._clock.monotonic()
+        began_at = alone_since = self._clock.monotonic()
         while not is_met():
-            if self._reader.is_terminal_up and not self._reader.is_broker_up:
-                began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            if self._clock.monotonic() >= began_at + limit_seconds:
+            now = self._clock.monotonic()
+            is_broker_awaited = self._reader.is_terminal_up and not self._reader.is_broker_up
+            if is_broker_awaited:
+                began_at = now
+            if not is_broker_awaited or self._ports.incidents.is_expected(self._claim):
+                alone_since = now
+            if now >= began_at + limit_seconds:
                 raise failure
+            if now >= alone_since + self._settings.broker_away_seconds:
+                raise BrokerAway(f"no login at the broker for {now - alone_since:.0f} s")
             await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:

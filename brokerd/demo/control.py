@@ -7,7 +7,7 @@ import msgspec
 
 from brokerd.demo.talk import talk
 from brokerd.sandbox.control_requests import MakeAccounts, SetMarket, SwitchOn
-from brokerd.sandbox.control_views import AccountView, FaultsView, TruthView
+from brokerd.sandbox.control_views import AccountView, FaultsView, SessionsView, TruthView
 from brokerd.sandbox.faults import FaultKind
 
 _T = TypeVar("_T")
@@ -51,6 +51,10 @@ class SandboxControl:
     async def injected(self) -> dict[FaultKind, int]:
         """Return how often each kind of fault struck so far."""
         return (await self._ask("GET", "faults", answer=FaultsView)).injected
+
+    async def sessions(self) -> dict[str, int]:
+        """Return how many streams each account's clients began so far."""
+        return (await self._ask("GET", "sessions", answer=SessionsView)).opened
 
     async def _ask(self, method: str, path: str, body: object = None, *, answer: type[_T]) -> _T:
         content = b"" if body is None else msgspec.json.encode(body)

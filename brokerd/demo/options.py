@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+STORE_AWAY_SECONDS = 20.0
+_STORE_AWAY_PART = 3  # of a run that is shorter than a minute, one third
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
@@ -21,3 +24,10 @@ class DemoOptions:
     def slots(self) -> int:
         """Return how many links may run at once."""
         return self.accounts if self.max_links is None else self.max_links
+
+    @property
+    def store_away_seconds(self) -> float:
+        """Return for how long chaos stops PostgreSQL."""
+        if self.seconds is None:
+            return STORE_AWAY_SECONDS
+        return round(min(STORE_AWAY_SECONDS, self.seconds / _STORE_AWAY_PART), 1)

@@ -5,6 +5,7 @@ it is bound, so two demos at once never meet. They die with the demo at once, ho
 daemon whose database dies with it has nothing to drain.
 """
 
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,13 @@ class Program(Server):
             ),
             folder=folder,
         )
+
+    @property
+    def resident_mb(self) -> float:
+        """Return how much memory it holds; raises `EngineFailed` if it ended by itself."""
+        self.check()
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1_000_000
 
     @property
     def url(self) -> str:

@@ -7,6 +7,8 @@ from brokerd.demo.tally import FirstSeen, Tally, percentile
 
 EXIT_CLEAN = 0
 EXIT_FAILED = 1
+MEMORY_GROWTH_LIMIT_MB = 64.0
+"""What the daemon may take more while PostgreSQL is away: its buffers, however long that is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,32 @@ class Straggler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFigures:
+    """Megabytes that the daemon held."""
+
+    before: float
+    peak: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOutages:
+    """What was seen of PostgreSQL's absences under the chaos.
+
+    `not_ready_seen` is how often `/readyz` said so. A session is lost when its link was not live
+    all along, or when another stream was begun for it.
+    """
+
+    asked_seconds: float
+    stopped_seconds: float
+    restarts: int
+    not_ready_seen: int
+    links_watched: int
+    sessions_lost: int
+    daemon_memory_mb: MemoryFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What was noted at the freeze and while the links settled."""
 
@@ -50,6 +78,7 @@ class Figures:
     max_live_seen: int
     reconnects: int
     faults: Mapping[str, int]
+    store_outages: StoreOutages | None
     proven: int
     settle_seconds: float
     stragglers: Sequence[Straggler]
@@ -77,6 +106,7 @@ class Report:
     balance_proven: int
     first_seen_by: SourceCounts
     faults: Mapping[str, int]
+    store_outages: StoreOutages | None
     deal_to_commit_ms: Percentiles
     reconnects: int
     settle_seconds: float
@@ -106,6 +136,7 @@ def make_report(
         balance_proven=figures.proven,
         first_seen_by=SourceCounts(stream=seen.stream, pull=seen.pull),
         faults=dict(figures.faults),
+        store_outages=figures.store_outages,
         deal_to_commit_ms=Percentiles(
             p50=_rounded(percentile(seen.latencies_ms, 0.5)),
             p99=_rounded(percentile(seen.latencies_ms, 0.99)),
@@ -131,7 +162,26 @@ def problems(report: Report, *, is_chaos: bool) -> list[str]:
     if is_chaos:
         unseen = sorted(kind for kind, times in report.faults.items() if not times)
         said += [f"fault never injected: {kind}" for kind in unseen]
+        said += _outage_problems(report.store_outages)
     return said
+
+
+def _outage_problems(seen: StoreOutages | None) -> list[str]:
+    if seen is None:
+        return ["PostgreSQL was never taken away"]
+    memory = seen.daemon_memory_mb
+    growth_mb = memory.peak - memory.before
+    wrong = {
+        f"PostgreSQL was stopped for {seen.stopped_seconds} s only": (
+            seen.stopped_seconds < seen.asked_seconds
+        ),
+        "PostgreSQL was not restarted": not seen.restarts,
+        "the daemon never said that PostgreSQL was away": not seen.not_ready_seen,
+        "no link was live when PostgreSQL went away": not seen.links_watched,
+        f"{seen.sessions_lost} sessions lost with PostgreSQL": bool(seen.sessions_lost),
+        f"memory grew by {growth_mb:.0f} MB": growth_mb > MEMORY_GROWTH_LIMIT_MB,
+    }
+    return [words for words, is_so in wrong.items() if is_so]
 
 
 def summary(report: Report) -> str:
@@ -147,9 +197,21 @@ def summary(report: Report) -> str:
         "live deals": f"{seen.stream} first seen by the stream, {seen.pull} by a pull",
         "latency": f"broker to commit {latency.p50} ms (p50), {latency.p99} ms (p99)",
         "faults": f"{sum(report.faults.values())} injected, {report.reconnects} reconnects",
+        "PostgreSQL": _outage_words(report.store_outages),
         "time": f"{report.seconds} s of trading, {report.settle_seconds} s to settle",
     }
     return "\n".join(f"{name:<11}{words}" for name, words in lines.items())
+
+
+def _outage_words(seen: StoreOutages | None) -> str:
+    if seen is None:
+        return "there all the time"
+    memory = seen.daemon_memory_mb
+    return (
+        f"stopped for {seen.stopped_seconds} s, restarted {seen.restarts} time(s); "
+        f"{seen.sessions_lost} of {seen.links_watched} sessions lost; "
+        f"daemon {memory.before} MB before, {memory.peak} MB at most"
+    )
 
 
 def exit_code(report: Report, *, is_chaos: bool) -> int:

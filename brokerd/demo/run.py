@@ -11,10 +11,12 @@ from rich.console import Console
 
 from brokerd.api.bodies import LinkBody
 from brokerd.clock import SystemClock
+from brokerd.demo.drill import StoreDrill
 from brokerd.demo.fleet import Fleet, open_members
+from brokerd.demo.interrupts import Interrupts
 from brokerd.demo.ledger import open_ledger
 from brokerd.demo.options import DemoOptions
-from brokerd.demo.report import Report, exit_code, problems, summary
+from brokerd.demo.report import Report, StoreOutages, exit_code, problems, summary
 from brokerd.demo.settle import Settlement, settle
 from brokerd.demo.stage import Stage, open_stage
 from brokerd.demo.storm import Storm
@@ -28,33 +30,9 @@ from brokerd.telemetry import configure_logging
 DEALS_PER_ACCOUNT_MINUTE = 12.0
 """A deal a second for every five accounts."""
 EXTRA_CHAOS_SECONDS = 60.0
-"""How long a run is prolonged for kinds of faults that have not struck yet."""
+"""How long a run is prolonged for faults that have not struck yet."""
 EXIT_ABORTED = 130
 _TICK_SECONDS = 0.2
-
-
-class Interrupts:
-    """SIGINT and SIGTERM: they end a run in order, and anything else (or a second time) at once."""
-
-    def __init__(self, task: asyncio.Task[Report]) -> None:
-        self._task = task
-        self.stop = asyncio.Event()
-        self.is_running = False
-
-    def told(self) -> None:
-        """Take a signal."""
-        if self.is_running and not self.stop.is_set():
-            self.stop.set()
-        else:
-            self._task.cancel()
-
-    async def wait(self, seconds: float) -> None:
-        """Sleep, less when told to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            pass
 
 
 class Demo:
@@ -66,6 +44,7 @@ class Demo:
         self._fleet = fleet
         self._clock = SystemClock()
         self._watcher = Watcher(stage, fleet=fleet, view=view, clock=self._clock)
+        self._store_outages: StoreOutages | None = None
 
     async def run(self, interrupts: Interrupts) -> Report:
         """Play the whole demo; return what came of it."""
@@ -88,6 +67,7 @@ class Demo:
                 settlement=settlement,
                 stragglers=stragglers,
                 faults={str(kind): times for kind, times in self._watcher.injected.items()},
+                store_outages=self._store_outages,
             )
             await self._stage.daemon.stop()
             return await judge(self._options, freeze=freeze, outcome=outcome, ledger=ledger)
@@ -99,21 +79,38 @@ class Demo:
         while not interrupts.stop.is_set() and not self._is_over():
             await watcher.look("chaos" if self._options.is_chaos else "trading")
             if self._options.is_chaos:
-                await storm.advance(
-                    watcher.elapsed_seconds,
-                    targets=watcher.accounts_in(Phase.LIVE),
-                    missing=watcher.never_struck,
-                )
+                await self._disturb(storm, interrupts)
             await interrupts.wait(_TICK_SECONDS)
+
+    async def _disturb(self, storm: Storm, interrupts: Interrupts) -> None:
+        """Let the storm go on; after its first round PostgreSQL goes away."""
+        watcher = self._watcher
+        if self._store_outages is None and storm.is_between_rounds:
+            drill = StoreDrill(
+                self._stage,
+                fleet=self._fleet,
+                watcher=watcher,
+                clock=self._clock,
+                interrupts=interrupts,
+            )
+            self._store_outages = await drill.run(
+                links=self._options.slots, stop_seconds=self._options.store_away_seconds
+            )
+        await storm.advance(
+            watcher.elapsed_seconds,
+            targets=watcher.accounts_in(Phase.LIVE),
+            missing=watcher.never_struck,
+        )
 
     def _is_over(self) -> bool:
         seconds = self._options.seconds
         if seconds is None:
             return False
         elapsed = self._watcher.elapsed_seconds
-        if not self._options.is_chaos or not self._watcher.never_struck:
-            return elapsed >= seconds
-        return elapsed >= seconds + EXTRA_CHAOS_SECONDS
+        is_missing = bool(self._watcher.never_struck) or self._store_outages is None
+        if self._options.is_chaos and is_missing:
+            return elapsed >= seconds + EXTRA_CHAOS_SECONDS
+        return elapsed >= seconds
 
     async def _freeze(self) -> Freeze:
         """Stop trading and faults, and note how everything stands."""
@@ -158,7 +155,7 @@ def run_demo(options: DemoOptions) -> int:
 async def _run(options: DemoOptions) -> Report:
     task = asyncio.current_task()
     assert task is not None
-    interrupts = Interrupts(task)
+    interrupts = Interrupts(task.cancel)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, interrupts.told)

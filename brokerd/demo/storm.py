@@ -18,6 +18,11 @@ class Storm:
         self._ends_at = 0.0
         self._began_at = 0.0
 
+    @property
+    def is_between_rounds(self) -> bool:
+        """Say whether a round is done and no fault is on."""
+        return self._ends_at > 0 and not self._steps
+
     async def advance(
         self, elapsed_seconds: float, *, targets: Sequence[str], missing: frozenset[FaultKind]
     ) -> None:

@@ -7,6 +7,14 @@ from brokerd.errors import EngineFailed
 PATIENCE_SECONDS = 30.0
 
 
+async def is_ready(http: httpx.AsyncClient) -> bool:
+    """Say what the readiness probe says; raises `EngineFailed` when it does not answer at all."""
+    try:
+        return (await http.get("/readyz", timeout=PATIENCE_SECONDS)).is_success
+    except httpx.HTTPError as error:
+        raise EngineFailed(f"/readyz failed: {type(error).__name__} {error}") from error
+
+
 async def talk(
     http: httpx.AsyncClient, method: str, path: str, *, content: bytes = b""
 ) -> httpx.Response:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from brokerd.demo.ledger import LedgerReader, sums_of
 from brokerd.demo.options import DemoOptions
-from brokerd.demo.report import Figures, Report, Straggler, make_report
+from brokerd.demo.report import Figures, Report, StoreOutages, Straggler, make_report
 from brokerd.demo.settle import Settlement
 from brokerd.demo.spans import comebacks, live_spans, peak
 from brokerd.demo.tally import LedgerRow, first_seen, tally
@@ -31,6 +31,7 @@ class Outcome:
     settlement: Settlement
     stragglers: list[Straggler]
     faults: dict[str, int]
+    store_outages: StoreOutages | None
 
 
 async def judge(
@@ -56,6 +57,7 @@ async def judge(
         max_live_seen=peak(live_spans(transitions, until=outcome.at)),
         reconnects=comebacks(before),
         faults=outcome.faults,
+        store_outages=outcome.store_outages,
         proven=len(outcome.settlement.proven),
         settle_seconds=outcome.seconds,
         stragglers=outcome.stragglers,

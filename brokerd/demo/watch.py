@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 
 from brokerd.api.bodies import LinkBody
 from brokerd.clock import Clock
@@ -26,6 +27,7 @@ class Watcher:
         self._clock = clock
         self._pause_seconds = max(_LOOK_SECONDS, len(fleet.members) / _LINKS_A_SECOND)
         self._gauges: Gauges | None = None
+        self._shown: Look | None = None
         self._looked_at = float("-inf")
         self.began_at = clock.monotonic()
         self.links: Collection[LinkBody] = ()
@@ -72,7 +74,23 @@ class Watcher:
         earlier, self._gauges = self._gauges, await self._fleet.gauges()
         before, self._looked_at = self._looked_at, self._clock.monotonic()
         passed = self._looked_at - before
-        self._view.show(self._make_look(stage, earlier or self._gauges, self._gauges, passed))
+        self._shown = self._make_look(stage, earlier or self._gauges, self._gauges, passed)
+        self._view.show(self._shown)
+
+    def show_away(self, stage: str) -> None:
+        """Show the links as last seen while they cannot be read, and that nothing is committed."""
+        self._stage.check()
+        if self._shown is not None:
+            seconds = self.elapsed_seconds
+            self._view.show(
+                replace(
+                    self._shown,
+                    stage=stage,
+                    elapsed_seconds=seconds,
+                    deals_per_second=0.0,
+                    latency_ms=None,
+                )
+            )
 
     def _make_look(self, stage: str, earlier: Gauges, now: Gauges, passed_seconds: float) -> Look:
         commits = now.commits - earlier.commits

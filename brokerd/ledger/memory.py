@@ -19,7 +19,7 @@ from brokerd.domain import (
     Window,
     WriteOutcome,
 )
-from brokerd.errors import Fenced
+from brokerd.errors import Fenced, LedgerRewound
 from brokerd.ledger import content
 from brokerd.ledger.change import Change, Held, change_by_deal, change_by_removal, may_change
 from brokerd.ledger.feed import EventType
@@ -82,14 +82,17 @@ class MemoryLedgerStore:
             if self._state.holds(each.write.fence)
         }
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`."""
         if not self._state.holds(fence):
             raise Fenced(f"account {fence.account_id} is no longer ours")
         account_id = fence.account_id
         head = self._state.heads.get(account_id, HeadRow())
-        if head.watermark is not None and start > head.watermark:
-            raise ValueError(f"a window from {start} would leave a hole behind {head.watermark}")
+        is_hole = is_continuation if head.watermark is None else start > head.watermark
+        if is_hole:
+            raise LedgerRewound(f"a window from {start} leaves a hole behind {head.watermark}")
         begin = start if head.watermark is None else head.watermark
         if begin >= end:
             return

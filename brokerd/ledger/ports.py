@@ -63,11 +63,13 @@ class LedgerStore(Protocol):
         Raises `BadDeal` when the store refuses the data: then nothing at all was written.
         """
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`.
 
-        What lies before the watermark is covered already. Raises `Fenced`, and `ValueError` when
-        `start` would leave a hole behind the watermark.
+        What lies before the watermark is covered already. Raises `Fenced`, and `LedgerRewound` when
+        `start` would leave a hole behind the watermark, or when a continuation finds none.
         """
 
     async def watermark(self, account_id: AccountId) -> datetime | None:

@@ -18,7 +18,7 @@ from brokerd.domain import (
     Totals,
     WriteOutcome,
 )
-from brokerd.errors import BadDeal, Fenced, StoreUnavailable
+from brokerd.errors import BadDeal, Fenced, LedgerRewound, StoreUnavailable
 from brokerd.ledger import statements
 from brokerd.ledger.arrays import arrays_of
 from brokerd.ledger.ports import NumberedWrite
@@ -66,7 +66,9 @@ class PostgresLedgerStore:
             waiting = {account_id: waiting[account_id] for account_id in stale}
         raise StoreUnavailable("another write of the same accounts does not come to an end")
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`."""
         values = {
             "account_id": fence.account_id,
@@ -74,6 +76,7 @@ class PostgresLedgerStore:
             "epoch": fence.epoch,
             "start": start,
             "end": end,
+            "is_continuation": is_continuation,
         }
         for _ in range(_STALE_ATTEMPTS):
             async with self._database.statement() as connection:
@@ -85,7 +88,7 @@ class PostgresLedgerStore:
                 case "fenced":
                     raise Fenced(f"account {fence.account_id} is no longer ours")
                 case "hole":
-                    raise ValueError(f"a window from {start} would leave a hole")
+                    raise LedgerRewound(f"a window from {start} leaves a hole behind the watermark")
         raise StoreUnavailable("another write of the same account does not come to an end")
 
     async def watermark(self, account_id: AccountId) -> datetime | None:

@@ -1,8 +1,7 @@
 """A backup brought back: into its place, or into a database of its own to see whether it would be.
 
-What a restored database says of nodes and leases was true once. So all are freed, later nodes get
-incarnations above any there ever was, and the feed goes on in a new generation: transaction ids
-and events may count again from below.
+What a restored database says of nodes and leases was true once. So all are freed, and the feed goes
+on in a new generation: transaction ids and events may count again from below.
 """
 
 import re
@@ -44,12 +43,6 @@ _CLEAR = (
     "DROP SCHEMA IF EXISTS brokerd CASCADE",
     "ALTER SCHEMA brokerd_replaced RENAME TO brokerd",
 )
-# Fences hold by the incarnation: one that was given out after the backup must not come again.
-_NEXT_INCARNATION = """
-SELECT setval(pg_get_serial_sequence('brokerd.nodes', 'incarnation'),
-    greatest(max(incarnation), extract(epoch FROM clock_timestamp())::bigint))
-FROM brokerd.nodes
-"""
 _FREE = """
 UPDATE brokerd.leases SET owner = NULL, not_before = NULL, queued_at = clock_timestamp()
 WHERE owner IS NOT NULL
@@ -57,7 +50,6 @@ WHERE owner IS NOT NULL
 _FRESH_START = (
     "UPDATE brokerd.nodes SET closed_at = clock_timestamp() WHERE closed_at IS NULL",
     _FREE,
-    _NEXT_INCARNATION,
     "UPDATE brokerd.links SET proof = 'unknown', proof_detail = 'restored from a backup'",
 )
 _LEFTOVERS = """

@@ -213,7 +213,7 @@ WITH owned AS MATERIALIZED (
 span AS MATERIALIZED (
     SELECT o.account_id, coalesce(b.writes, 0) + 1 AS writes,
         coalesce(b.watermark, %(start)s::timestamptz) AS start, %(end)s::timestamptz AS "end",
-        coalesce(b.watermark < %(start)s::timestamptz, false) AS is_hole
+        coalesce(b.watermark < %(start)s::timestamptz, %(is_continuation)s) AS is_hole
     FROM owned o LEFT JOIN brokerd.heads b USING (account_id)
 ),
 head AS (

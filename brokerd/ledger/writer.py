@@ -93,9 +93,9 @@ class Writer:
         """Commit deals and removals; returns when they are durable. May wait: back-pressure.
 
         A deal that cannot be stored goes to the quarantine, the others commit. Raises `Fenced`,
-        and `StoreUnavailable` only when the writer ends. A write of more than a batch is committed
-        in parts: when it fails, the first ones may be durable. Cancelling leaves open whether it
-        is.
+        and `StoreUnavailable` only when the writer ends. A large write is committed in parts, each
+        behind what others brought meanwhile: when it fails, the first ones may be durable.
+        Cancelling leaves open whether it is.
         """
         rows.check(write)
         sound, bad = rows.sift(write)
@@ -107,16 +107,21 @@ class Writer:
         outcome = replace(_NOTHING, refused=frozenset(deal.deal_id for deal, _ in bad))
         for piece in rows.pieces(
             rows.distinct(sound),
-            max_rows=self._settings.batch_deals,
+            max_rows=self._settings.link_batch_deals,
             max_bytes=self._settings.batch_bytes,
         ):
             outcome = _merged(outcome, await self._place(piece))
         return outcome
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Record that [start, end) was pulled whole, and move the watermark to `end`."""
         await self._insist(
-            "close_window", lambda: self._store.close_window(fence, start=start, end=end)
+            "close_window",
+            lambda: self._store.close_window(
+                fence, start=start, end=end, is_continuation=is_continuation
+            ),
         )
 
     async def watermark(self, account_id: AccountId) -> datetime | None:

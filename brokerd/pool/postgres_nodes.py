@@ -39,10 +39,15 @@ _CLOSE_SILENT = sql.SQL(_CLOSE).format(
     )
 )
 _CLOSE_OURS = sql.SQL(_CLOSE).format(sql.SQL("incarnation = %(incarnation)s"))
-_OPEN = sql.SQL(
-    "INSERT INTO brokerd.nodes (name, max_links) VALUES (%(name)s, %(max_links)s)"
-    " RETURNING incarnation"
-)
+# From the clock and not from the column's sequence, which a restored backup or the failover to a
+# replica sets back: an incarnation that comes twice would be a zombie's key.
+_OPEN = sql.SQL("""
+INSERT INTO brokerd.nodes (incarnation, name, max_links) OVERRIDING SYSTEM VALUE
+SELECT greatest(max(incarnation) + 1, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint),
+  %(name)s, %(max_links)s
+FROM brokerd.nodes
+RETURNING incarnation
+""")
 
 _BEAT = (
     sa.update(nodes)

@@ -111,7 +111,12 @@ class Slots:
         return has_orphans
 
     def open(self, claim: Claim) -> None:
-        """Run a link that was just claimed; its task starts once an earlier one of it ended."""
+        """Run a link that was just claimed; its task starts once an earlier one of it ended.
+
+        A database that went back may hand out a claim again that it has forgotten: it runs already.
+        """
+        if claim.fence in self._slots:
+            return
         link = self._build(claim)
         task = self._group.create_task(
             self._occupy(claim, link, self._tasks_of(claim.fence.account_id)),

@@ -4,7 +4,7 @@ Everything lies under /control/ and answers only to this machine. Amounts are de
 is compared with a ledger must not pass through a double.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -29,11 +29,18 @@ class Control:
     """The handlers of the control API."""
 
     def __init__(
-        self, broker: Broker, *, market: Market, faults: Faults, drop_sockets: SocketDropper
+        self,
+        broker: Broker,
+        *,
+        market: Market,
+        faults: Faults,
+        opened: Mapping[str, int],
+        drop_sockets: SocketDropper,
     ) -> None:
         self._broker = broker
         self._market = market
         self._faults = faults
+        self._opened = opened
         self._drop_sockets = drop_sockets
 
     def routes(self) -> list[web.RouteDef]:
@@ -55,6 +62,7 @@ class Control:
             ("PUT", "/control/faults/{kind}", self.switch_on),
             ("DELETE", "/control/faults/{kind}", self.switch_off),
             ("DELETE", "/control/faults", self.switch_off_all),
+            ("GET", "/control/sessions", self.list_sessions),
             ("POST", "/control/sockets/drop", self.drop_sockets),
         )
         return [web.route(method, path, guarded(h)) for method, path, h in handlers]
@@ -151,6 +159,10 @@ class Control:
         """Switch every fault off."""
         self._faults.switch_off_all()
         return answer_with(views.faults_view(self._faults))
+
+    async def list_sessions(self, _request: web.Request) -> web.Response:
+        """Answer with how many streams each account's clients began."""
+        return answer_with(views.SessionsView(opened=dict(self._opened)))
 
     async def drop_sockets(self, request: web.Request) -> web.Response:
         """Cut sockets now, and count each as the fault that does so."""

@@ -59,6 +59,12 @@ class FaultsView(msgspec.Struct):
     staged: dict[StagedFault, int]
 
 
+class SessionsView(msgspec.Struct):
+    """How many streams the clients of each account began since the start."""
+
+    opened: dict[str, int]
+
+
 class AccountView(msgspec.Struct):
     """An account and its sums."""
 

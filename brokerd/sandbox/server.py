@@ -138,7 +138,11 @@ class Sandbox:
         ):
             app.add_routes(service.routes())
         control = Control(
-            self.broker, market=self.market, faults=self.faults, drop_sockets=self._cut
+            self.broker,
+            market=self.market,
+            faults=self.faults,
+            opened=self.stream.opened,
+            drop_sockets=self._cut,
         )
         app.add_routes(control.routes())
         app.on_response_prepare.append(self._date)

@@ -5,6 +5,7 @@ passed on in the moment it happens. So a synchronization shows one moment, what 
 order and complete, and whatever a client misses was taken away by a fault on purpose.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,7 +51,10 @@ Burst = Callable[[TruthAccount, int], None]
 
 
 class StreamService:
-    """Serves the sockets; `tick` is to be called several times a second."""
+    """Serves the sockets; `tick` is to be called several times a second.
+
+    `opened` counts the streams that each account's clients began since the start.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class StreamService:
         burst: Burst,
     ) -> None:
         self.registry = Registry()
+        self.opened: Counter[str] = Counter()
         self._state = state
         self._broker = state.broker
         self._faults = state.faults
@@ -197,6 +202,7 @@ class StreamService:
                 is_idle=is_idle,
             )
             self.registry.add(stream)
+            self.opened[account.metaapi_id] += 1
             for beats in () if is_idle else self._beats:
                 beats.add(stream, now=self._broker.clock.monotonic())
         self._reply(socket, request, response(request, {}))

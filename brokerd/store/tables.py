@@ -127,6 +127,7 @@ link_transitions = sa.Table(
 nodes = sa.Table(
     "nodes",
     metadata,
+    # numbered by the clock: see pool/postgres_nodes.py
     sa.Column("incarnation", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("max_links", sa.Integer, nullable=False),

@@ -19,6 +19,7 @@ from brokerd.api.ports import DealQuery, TotalsQuery
 from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.postgres_deals import PostgresDealReader
 from brokerd.api.postgres_totals import PostgresTotalsReader
+from brokerd.api.query import PAGE_DEALS
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, QueueSettings, Secret
 from brokerd.demo.engines import Engines
@@ -59,7 +60,7 @@ def deals_page(index, *, rows=2 * PAGE + MERGED, **query):
 def totals_page(*, rows, **query):
     """Describe a page of totals."""
     bare = {"link_id": None, "user_id": None, "start": None, "end": None, "after": None}
-    asked = TotalsQuery(**{**bare, "limit": 3, **query})
+    asked = TotalsQuery(**{**bare, "limit": 14, "max_deals": PAGE_DEALS, **query})
     return Case(index=BY_ACCOUNT, rows=rows, ask=lambda db: PostgresTotalsReader(db).totals(asked))
 
 
@@ -103,7 +104,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         yield f"{newest} link cash", deals_page("account_id_time_deal_id_idx1", **link, **order)
         yield f"{newest} user cash", deals_page("user_id_time_deal_id_idx1", **user, **order)
     after = {"after": (AccountId(1), date(2026, 1, 15))}
-    of_days = 3 * 3_400 + 10
+    of_days = PAGE_DEALS + 3_400 + 14  # a page of 14 such days ends with the fourth
     yield "totals link", totals_page(rows=of_days, link_id=LinkId("link-00000"))
     yield "totals link behind", totals_page(rows=of_days, link_id=LinkId("link-00000"), **after)
     yield "totals user", totals_page(rows=of_days, user_id=UserId("user-00000"))

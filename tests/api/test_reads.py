@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from brokerd.api.query import PAGE_DEALS
 from brokerd.domain import AccountId, Deal, DealId, Source, UserId
 from brokerd.store.memory import DealRow
 
@@ -226,6 +227,19 @@ async def test_bad_queries_of_totals_are_refused(api, query, path):
     answer = await api.client.get(f"/v1/totals?{query}")
     assert answer.status_code == 422
     assert [each["path"] for each in answer.json()["violations"]] == [path]
+
+
+async def test_a_page_of_totals_that_many_deals_fill_has_a_next_one(api):
+    """Two days of many deals are two pages, though a page may hold a fortnight."""
+    await api.client.put(PATH, json=api.put_body())
+    for number in range(PAGE_DEALS):
+        trade(api, number)
+    trade(api, 86_400)
+    first = (await api.client.get("/v1/totals?link=a")).json()
+    assert [day["deals"] for day in first["items"]] == [PAGE_DEALS]
+    second = (await api.client.get(f"/v1/totals?link=a&after={first['next']}")).json()
+    assert [day["deals"] for day in second["items"]] == [1]
+    assert second["next"] is None
 
 
 async def test_a_cursor_of_deals_is_none_of_totals(api):

@@ -52,6 +52,7 @@ def test_defaults_break_no_rule() -> None:
         ("link", {"silence_seconds": float("nan")}, "link.silence_seconds"),
         ("link", {"stable_seconds": float("inf")}, "link.stable_seconds"),
         ("ledger", {"buffer_deals": 999}, "ledger.buffer_deals"),
+        ("ledger", {"link_batch_deals": 1_001}, "ledger.batch_deals"),
         ("database", {"lifetime_seconds": 29.0}, "database.lifetime_seconds"),
         ("database", {"url": Secret("mysql://planted")}, "database.url"),
         ("redis", {"url": Secret("http://planted")}, "redis.url"),

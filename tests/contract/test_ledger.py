@@ -28,7 +28,7 @@ from brokerd.domain import (
     UserId,
     WriteOutcome,
 )
-from brokerd.errors import Fenced
+from brokerd.errors import Fenced, LedgerRewound
 from brokerd.ledger.content import receipt_of
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.store.engine import open_database
@@ -289,11 +289,26 @@ async def test_a_hole_behind_the_watermark_is_refused(rig: Rig) -> None:
     """A window may not begin after what is complete."""
     fence = await owned(rig)
     await rig.store.close_window(fence, start=DAY, end=DAY + timedelta(hours=1))
-    with pytest.raises(ValueError, match="hole"):
+    with pytest.raises(LedgerRewound, match="hole"):
         await rig.store.close_window(
             fence, start=DAY + timedelta(hours=1, seconds=1), end=DAY + timedelta(hours=2)
         )
     assert await rig.store.watermark(fence.account_id) == DAY + timedelta(hours=1)
+
+
+async def test_a_continuation_without_a_watermark_is_refused(rig: Rig) -> None:
+    """Who knows of earlier windows may not open a history in which they are missing."""
+    fence = await owned(rig)
+    span = {"start": DAY, "end": DAY + timedelta(hours=1)}
+    with pytest.raises(LedgerRewound, match="hole"):
+        await rig.store.close_window(fence, **span, is_continuation=True)
+    assert await rig.store.watermark(fence.account_id) is None
+    assert await rig.windows(fence.account_id) == []
+    await rig.store.close_window(fence, **span)
+    await rig.store.close_window(
+        fence, start=span["end"], end=DAY + timedelta(hours=2), is_continuation=True
+    )
+    assert await rig.store.watermark(fence.account_id) == DAY + timedelta(hours=2)
 
 
 async def test_a_changed_time_moves_between_the_receipts(rig: Rig) -> None:

@@ -95,7 +95,11 @@ class Process:
         self.writer = Writer(
             self.store,
             settings=LedgerSettings(
-                batch_deals=4, batch_age_seconds=0.001, buffer_deals=8, retry_ceiling_seconds=0.001
+                batch_deals=4,
+                link_batch_deals=4,
+                batch_age_seconds=0.001,
+                buffer_deals=8,
+                retry_ceiling_seconds=0.001,
             ),
             clock=SystemClock(),
             random=random,

@@ -101,10 +101,11 @@ class Ledger:
         """Read page after page to the end."""
         found, after = [], None
         while True:
-            page = await self.reader.totals(ask(limit=limit, after=after, **query))
+            asked = ask(limit=limit, after=after, **query)
+            page = await self.reader.totals(asked)
             assert len(page) <= limit
             found += page
-            if len(page) < limit:
+            if not asked.is_full(page):
                 return found
             after = (page[-1].account_id, page[-1].day)
 
@@ -124,7 +125,7 @@ def _values(row):
 def ask(**query):
     """Build a query; unnamed conditions are open."""
     bare = {"link_id": None, "user_id": None, "start": None, "end": None, "after": None}
-    return TotalsQuery(**{**bare, "limit": 100, **query})
+    return TotalsQuery(**{**bare, "limit": 100, "max_deals": 10_000, **query})
 
 
 @pytest.fixture
@@ -249,6 +250,34 @@ async def test_pages_join_without_gap_or_double(ledger, limit):
         whole = await ledger.all(user_id=UserId("ann"), **asked)
         assert len(whole) > 10
         assert await ledger.all(user_id=UserId("ann"), limit=limit, **asked) == whole
+
+
+@pytest.mark.parametrize("max_deals", [1, 4, 5, 7])
+async def test_a_page_ends_with_the_day_that_fills_it(ledger, max_deals):
+    """Days are whole, however many deals they have, and the page after it goes on behind them."""
+    sizes = (3, 1, 6, 2, 2)
+    for _ in range(2):
+        account = await ledger.account("ann")
+        for day, size in enumerate(sizes):
+            await ledger.put(account, *(deal(at=24 * day + at) for at in range(size)))
+            await ledger.put(account, deal(at=24 * day), is_removed=True)
+    whole = await ledger.all(user_id=UserId("ann"))
+    assert [each.deals for each in whole] == [*sizes, *sizes]
+    first = await ledger.reader.totals(ask(user_id=UserId("ann"), max_deals=max_deals))
+    assert sum(each.deals for each in first[:-1]) < max_deals
+    assert sum(each.deals for each in first) >= max_deals
+    assert await ledger.all(user_id=UserId("ann"), max_deals=max_deals) == whole
+
+
+async def test_a_cursor_of_somebody_else_shows_nothing_of_theirs(ledger):
+    """It is a place in an order, not a right: shown are the asked user's accounts behind it."""
+    mine, others = await ledger.account(), await ledger.account()
+    for account in (mine, others):
+        await ledger.put(account, deal(at=1), deal(at=25))
+    after = (others, date(2026, 3, 28))
+    assert await ledger.reader.totals(ask(user_id=ledger.users[mine], after=after)) == []
+    link_id = await link_of(ledger, mine)
+    assert await ledger.reader.totals(ask(link_id=link_id, after=after)) == []
 
 
 async def test_the_edges_of_time_are_no_error(ledger):

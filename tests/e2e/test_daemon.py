@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
+import sys
+import time
 from contextlib import closing
 
+import httpx
 import psycopg
 import pytest
-from daemon_process import KEY, running_daemon
+from daemon_process import KEY, Daemon, running_daemon
 
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import DEFAULT_TOKEN, SandboxSettings, running_sandbox
@@ -158,6 +161,39 @@ async def test_no_secret_reaches_the_log(tmp_path, database_url):
     for secret in (DEFAULT_TOKEN, KEY, password):
         assert secret not in daemon.log
     assert "link.transitioned" in daemon.log
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE brokerd.alembic_version SET version_num = '0001'", "run `brokerd migrate`"),
+        ("DROP SCHEMA brokerd CASCADE", "run `brokerd migrate`"),
+        ("UPDATE brokerd.alembic_version SET version_num = '9999'", "install the newer one"),
+    ],
+    ids=["older", "none", "newer"],
+)
+async def test_a_schema_that_is_not_ours_is_refused_at_the_start(
+    tmp_path, database_url, change, says
+):
+    """Exit 78, which systemd does not restart, with what to do; nothing is changed or opened."""
+    with closing(psycopg.connect(database_url, autocommit=True)) as connection:
+        connection.execute(change)
+    tables = "SELECT oid, relname FROM pg_class WHERE relname !~ '^pg_' ORDER BY 1"
+    async with running_sandbox(SandboxSettings(accounts=1)) as sandbox:
+        daemon = Daemon(folder=tmp_path, sandbox_url=sandbox.url, database_url=database_url)
+        with closing(psycopg.connect(database_url, autocommit=True)) as connection:
+            before = connection.execute(tables).fetchall()
+            began_at = time.monotonic()
+            process = await daemon.launch()
+            assert await process.wait() == 78
+            seconds = time.monotonic() - began_at
+            assert connection.execute(tables).fetchall() == before
+        assert not sandbox.stream.opened
+    sys.stdout.write(f"refused after {seconds:.1f} s\n")
+    assert says in daemon.log
+    with pytest.raises(httpx.ConnectError):
+        async with daemon.client() as client:
+            await client.get("/livez")
 
 
 async def test_a_second_start_by_mistake_does_not_disturb_the_first(tmp_path, database_url):

@@ -1,6 +1,7 @@
 """The whole of brokerd from nothing, as a newcomer runs it."""
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -10,10 +11,21 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
+import httpx
 import pytest
 from daemon_process import unmeasured
+from rich.console import Console
 
+from brokerd.clock import SystemClock
+from brokerd.demo.drill import StoreDrill
+from brokerd.demo.fleet import Fleet, open_members
+from brokerd.demo.interrupts import Interrupts
+from brokerd.demo.options import DemoOptions
+from brokerd.demo.stage import open_stage
+from brokerd.demo.view import View
+from brokerd.demo.watch import Watcher
 from brokerd.sandbox.faults import FaultKind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
@@ -126,6 +138,38 @@ async def test_every_fault_is_survived(folder: Path) -> None:
     assert report.items() >= NOTHING_WRONG.items()
     assert report["balance_proven"] == 6
     assert all(report["faults"][kind] > 0 for kind in FaultKind)
+    outages = report["store_outages"]
+    assert outages["stopped_seconds"] >= outages["asked_seconds"] > 20 / 4
+    assert (outages["restarts"], outages["links_watched"], outages["sessions_lost"]) == (1, 6, 0)
+    assert outages["not_ready_seen"] > 0
+
+
+async def test_a_session_lost_with_postgres_is_counted() -> None:
+    """Sockets are cut while PostgreSQL is away: the drill says that the links did not stay up."""
+    options = DemoOptions(
+        accounts=2, max_links=None, seed=1, seconds=None, is_chaos=True, is_json=True
+    )
+    clock = SystemClock()
+    async with open_stage(options) as stage:
+        members = await open_members(stage.control, count=2, random=Random(1))
+        fleet = Fleet(stage.api, members=members)
+        await fleet.register()
+        view = View(Console(file=io.StringIO()))
+        drill = StoreDrill(
+            stage,
+            fleet=fleet,
+            watcher=Watcher(stage, fleet=fleet, view=view, clock=clock),
+            clock=clock,
+            interrupts=Interrupts(lambda: None),
+        )
+        async with asyncio.TaskGroup() as group:
+            drilled = group.create_task(drill.run(links=2, stop_seconds=1.0))
+            while stage.engines.postgres.pid is not None:  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.05)
+            async with httpx.AsyncClient(base_url=stage.sandbox.url) as hand:
+                (await hand.post("/control/sockets/drop")).raise_for_status()
+    assert drilled.result().links_watched == 2
+    assert drilled.result().sessions_lost == 2
 
 
 async def test_an_interrupt_ends_the_run_in_order(folder: Path) -> None:

@@ -204,9 +204,9 @@ async def test_one_statement_at_a_time_and_each_link_in_order() -> None:
     assert [len(batch) for batch in b.store.batches] == [2, 1, 1, 1, 1]
 
 
-async def test_a_large_write_is_committed_in_batches_and_answered_whole() -> None:
-    """A write beyond the batch is cut, its outcome is not."""
-    async with bench(batch_deals=10, buffer_deals=15) as b:
+async def test_a_large_write_is_committed_in_parts_and_answered_whole() -> None:
+    """A write beyond one link's part of a batch is cut, its outcome is not."""
+    async with bench(batch_deals=20, link_batch_deals=10, buffer_deals=25) as b:
         large = write(b.fence(1), *(deal() for _ in range(34)))
         outcome = await b.writer.write(large)
     assert outcome.inserted == {each.deal_id for each in large.deals}

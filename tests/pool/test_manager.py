@@ -32,7 +32,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import Fenced, StoreUnavailable
 from brokerd.pool.heartbeat import Heartbeat
-from brokerd.pool.manager import Manager
+from brokerd.pool.manager import MAX_ERRANDS, Manager
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
 from brokerd.pool.slots import SlotPorts
@@ -412,6 +412,28 @@ async def test_a_link_in_backoff_frees_its_slot_and_comes_back() -> None:
         assert one.sample("brokerd_pool_queue_length", state="backoff") == 1
         await asyncio.sleep(200)
         assert stage.started.count(AccountId(1)) > 1
+
+
+async def test_a_claim_that_the_database_forgot_is_taken_again_and_runs_once() -> None:
+    """A failover lost the claim: it is given out anew with the same fence, and is one link still.
+
+    It can leave afterwards, and its slot is free then.
+    """
+    stage = Stage()
+    stage.add(1)
+    async with node(stage, max_links=3) as one:
+        await asyncio.sleep(5)
+        held = stage.state.leases[AccountId(1)]
+        stage.state.leases[AccountId(1)] = replace(held, owner=None, epoch=held.epoch - 1)
+        await asyncio.sleep(5)
+        assert stage.state.leases[AccountId(1)] == held
+        assert stage.started == [1]
+        assert one.sample("brokerd_pool_slots_in_use") == 1
+        stage.alter(AccountId(1), desired=Desired.PAUSED)
+        await asyncio.sleep(5)
+        assert stage.live == set()
+        assert one.sample("brokerd_pool_slots_in_use") == 0
+        assert one.failure is None
 
 
 async def test_a_hint_brings_the_next_round_forward() -> None:
@@ -798,3 +820,23 @@ async def test_readiness_waits_for_the_first_plan_and_waiting_is_progress() -> N
             assert one.manager.first_plan.is_set()
     events = Counter(log["event"] for log in logs)
     assert events["pool.store_lost"] == events["pool.store_recovered"] == 1
+
+
+async def test_errands_are_run_beside_a_full_pool_and_evict_nobody():
+    """What costs is put away even where no slot is free, at most four at once."""
+    stage = Stage()
+    for number in (1, 2):
+        stage.add(number)
+    for number in range(10, 16):
+        account_id = stage.add(number, live_seconds=20.0)
+        account, lease = stage.state.accounts[account_id], stage.state.leases[account_id]
+        spec = replace(account.spec, desired=Desired.STOPPED)
+        stage.state.accounts[account_id] = replace(account, spec=spec)
+        stage.state.leases[account_id] = replace(lease, is_wanted=False, has_errand=True)
+    async with node(stage, max_links=2) as one:
+        await asyncio.sleep(10)
+        assert {1, 2} <= stage.live
+        assert len(stage.live) <= 2 + MAX_ERRANDS
+        assert len(stage.live - {1, 2}) >= 2
+        assert one.manager.max_links == 2
+        assert not any(stage.links[AccountId(number)].is_drained for number in (1, 2))

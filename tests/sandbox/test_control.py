@@ -63,7 +63,10 @@ async def running() -> AsyncIterator[World]:
         dropped.append(wanted)
         return 2
 
-    control = Control(broker, market=market, faults=faults, drop_sockets=drop_sockets)
+    opened = {"a-1": 2}
+    control = Control(
+        broker, market=market, faults=faults, opened=opened, drop_sockets=drop_sockets
+    )
     app = web.Application()
     app.add_routes(control.routes())
     async with TestClient(TestServer(app)) as client:
@@ -298,13 +301,19 @@ async def test_dropped_sockets_are_counted(body: dict[str, object], kind: FaultK
         assert world.faults.injected[kind] == 2
 
 
+async def test_begun_streams_are_shown() -> None:
+    """Whoever judges a client sees whether it had to begin anew."""
+    async with running() as world:
+        assert await world.ask("GET", "/sessions") == (200, {"opened": {"a-1": 2}})
+
+
 @pytest.mark.parametrize("remote", ["10.0.0.7", "192.168.1.1", "2001:db8::1"])
 async def test_only_this_machine_controls_the_sandbox(remote: str) -> None:
     """A request from elsewhere is refused before it does anything."""
     broker = Broker(clock=SystemClock(), random=Random(1))
     faults = Faults(random=Random(2))
     market = Market(broker, random=Random(3))
-    control = Control(broker, market=market, faults=faults, drop_sockets=lambda _: 0)
+    control = Control(broker, market=market, faults=faults, opened={}, drop_sockets=lambda _: 0)
     route = next(r for r in control.routes() if r.path == "/control/faults" and r.method == "GET")
     request = make_mocked_request("GET", "/control/faults").clone(remote=remote)
     answer = await route.handler(request)

@@ -39,6 +39,21 @@ async def test_a_subscription_is_acknowledged_and_greeted(connect: Connect) -> N
         assert "sequenceNumber" not in status
 
 
+async def test_every_stream_that_is_begun_is_counted(connect: Connect) -> None:
+    """A second request on the same socket begins nothing; one on another socket does."""
+    async with running_sandbox(QUIET) as sandbox:
+        account = sandbox.add_account()
+        async with connect(sandbox) as client:
+            await client.subscribe(account.metaapi_id)
+            await client.subscribe(account.metaapi_id)
+            await client.until(lambda: len(client.packets) == 4)
+            assert sandbox.stream.opened == {account.metaapi_id: 1}
+        async with connect(sandbox) as client:
+            await client.subscribe(account.metaapi_id)
+            await client.until(lambda: len(client.packets) == 2)
+        assert sandbox.stream.opened == {account.metaapi_id: 2}
+
+
 async def test_the_second_instance_of_a_regular_account_is_only_acknowledged(
     connect: Connect,
 ) -> None:

@@ -1,6 +1,7 @@
 """The broker changes its history behind our back, or only seems to."""
 
 import asyncio
+import sys
 from datetime import timedelta
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ from brokerd.config.settings import LinkSettings
 from brokerd.connector.ports import DealsPage
 from brokerd.connector.removal import TICKETS_ASKED
 from brokerd.domain import Phase, Proof
-from brokerd.errors import NotFound
+from brokerd.errors import MalformedAnswer, NotFound
 from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.faults import FaultKind
 from brokerd.sandbox.habits import Past
@@ -34,11 +35,13 @@ async def test_a_back_dated_deal_is_found(hours):
     async with running_link() as world:
         await world.until_live()
         late = world.book(age=timedelta(hours=hours), is_quiet=True)
-        await world.until(lambda: late in world.ledger, within=ROLLING)
+        waited = await world.until(lambda: late in world.ledger, within=ROLLING)
         await asyncio.sleep(1)
         assert world.status.proof is Proof.PROVEN
         assert world.phases.count(Phase.LIVE) == 1
+        assert world.sample("brokerd_deals_found_by_pull_total") == 1
         world.assert_exact()
+    sys.stdout.write(f"dated {hours} h back: found after {waited:.0f} s, counted once\n")
 
 
 async def test_a_late_deal_is_looked_for_before_a_mismatch_is_declared():
@@ -153,11 +156,44 @@ async def test_an_empty_answer_is_a_failure_not_truth():
         world.service.hidden.update(world.true_ids)
         await asyncio.sleep(2 * 3_600)
         assert world.watermark == before
-        assert pulls(world, "incomplete") > 10
+        failed = pulls(world, "incomplete")
         assert world.phase is Phase.LIVE
+        assert len(world.ledger) == len(world.truth)
         world.service.hidden.clear()
-        await world.until(lambda: world.watermark > before, within=ROLLING)
+        waited = await world.until(lambda: world.watermark > before, within=ROLLING)
         world.assert_exact()
+    sys.stdout.write(
+        f"2 h of empty answers: {failed:.0f} pulls failed, 0 deals removed, the watermark stood"
+        f" still and moved {waited:.0f} s afterwards\n"
+    )
+    assert failed > 10
+
+
+@pytest.mark.parametrize("is_syncing", [True, False], ids=["syncing", "live"])
+async def test_an_answer_that_cannot_be_read_is_no_empty_one(is_syncing):
+    """Broken bodies for two hours: no watermark, no removal, and all of it afterwards."""
+    async with running_link(past=BUSY) as world:
+        broken = [MalformedAnswer("cut short")] * 100_000
+        if is_syncing:
+            world.service.history_failures = broken
+            await world.until_phase(Phase.SYNCING)
+        else:
+            await world.until_live()
+            world.service.history_failures = broken
+        before, known = world.watermark, len(world.ledger)
+        await asyncio.sleep(2 * 3_600)
+        refused = 100_000 - len(broken)
+        assert (world.watermark, len(world.ledger)) == (before, known)
+        assert Phase.LIVE not in world.phases if is_syncing else world.phase is Phase.LIVE
+        broken.clear()
+        waited = await world.until(lambda: world.watermark != before, within=ROLLING + 60)
+        await world.until(lambda: world.status.proof is Proof.PROVEN)
+        world.assert_exact()
+    sys.stdout.write(
+        f"2 h of unreadable answers: {refused} refused, the watermark stood still and moved"
+        f" {waited:.0f} s afterwards\n"
+    )
+    assert refused > 10
 
 
 async def test_an_empty_answer_that_knows_no_ticket_either_is_a_failure():
@@ -242,6 +278,9 @@ async def test_a_live_link_stays_live_while_answers_are_partial():
         made = world.trade()
         await asyncio.sleep(0.1)
         assert set(made) <= set(world.ledger)
+        partial = pulls(world, "synchronizing")
+    sys.stdout.write(f"2 h of partial answers: {partial:.0f} pulls, the watermark stood still\n")
+    assert partial > 10
 
 
 async def test_a_ticket_answered_while_synchronizing_tells_nothing():

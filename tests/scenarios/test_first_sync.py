@@ -1,10 +1,12 @@
 """From nothing to live and proven, whatever the history looks like."""
 
+import sys
 from datetime import timedelta
 
 import pytest
 from link_world import START, running_link
 
+from brokerd.connector.ports import PAGE_LIMIT
 from brokerd.domain import Phase, Platform, Proof
 from brokerd.sandbox.habits import Past
 
@@ -34,9 +36,14 @@ async def test_pages_end_where_history_ends(count):
     """Histories around the page's limit, all deals with one timestamp, come whole and end."""
     async with running_link(past=NONE) as world:
         world.book_many(count)
+        await world.until_live()
+        asked = len(world.service.history_asked_at)
         await world.until(lambda: world.status and world.status.proof is Proof.PROVEN)
         assert len(world.ledger) == count
         world.assert_exact()
+    sys.stdout.write(f"{count} deals of one time: {asked} requests\n")
+    # a full page is followed by one that begins with its last record
+    assert asked == 1 + max(0, count - 1) // (PAGE_LIMIT - 1)
 
 
 async def test_two_and_a_half_thousand_deals_are_synced_page_by_page():
@@ -54,6 +61,10 @@ async def test_cash_is_part_of_the_proof():
             world.book("12.34", type=f"DEAL_TYPE_{kind}", age=timedelta(days=1), is_quiet=True)
         await world.until(lambda: world.status and world.status.proof is Proof.PROVEN)
         world.assert_exact()
+        cash = [deal for deal in world.ledger.values() if deal.symbol is None]
+        kinds = sorted({deal.type.removeprefix("DEAL_TYPE_").lower() for deal in cash})
+    sys.stdout.write(f"{len(cash)} cash deals ({', '.join(kinds)}): {world.status.proof_detail}\n")
+    assert len(kinds) >= 6
 
 
 async def test_a_bonus_of_unknown_book_leaves_the_proof_open():

@@ -9,7 +9,7 @@ from money_world import PLACE, Killed, MoneyWorld, running_money
 
 from brokerd.domain import Desired, MetaApiRef, Phase, UserAction
 from brokerd.errors import KnownBadCredentials
-from brokerd.sandbox.facts import ProvisioningState
+from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.faults import Fault, StagedFault
 from brokerd.sandbox.users import Quotas
 from brokerd.sandbox.validation import ValidationCode
@@ -250,6 +250,35 @@ async def test_a_password_changed_at_the_broker_costs_two_attempts():
         await world.submit("changed")
         await world.until_live(within=300)
         assert world.attempts == (1, 2, 2)
+
+
+async def test_a_live_link_whose_password_was_changed_is_found_out():
+    """F29: thrown out by its broker alone, it is asked about after an hour: two attempts in all."""
+    async with running_money() as world:
+        await until_created(world)
+        world.trading.change_password("changed")
+        waited = await world.until_phase(Phase.AUTH_SUSPECT, within=2 * HOURS)
+        assert waited >= HOURS
+        await world.until_phase(Phase.AUTH_FAILED, within=20 * MINUTES)
+        assert world.status.user_action is UserAction.UPDATE_CREDENTIALS
+        await asyncio.sleep(24 * HOURS)
+        assert world.attempts == (1, 1, 2)
+        await world.submit("changed")
+        await world.until_live(within=300)
+
+
+@pytest.mark.parametrize("minutes", [50, 600])
+async def test_a_broker_that_is_away_costs_one_restart_at_most(minutes: int):
+    """An hour alone without its broker raises the doubt, once; less does not."""
+    async with running_money() as world:
+        await until_created(world)
+        [account] = world.made
+        account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+        await asyncio.sleep(minutes * MINUTES)
+        account.set_connection(ConnectionStatus.CONNECTED)
+        await world.until(lambda: world.phase is Phase.LIVE, within=400)
+        deployments = 1 if minutes < 60 else 2
+        assert world.attempts == (1, deployments, 0)
 
 
 async def test_a_broker_that_reboots_refuses_nobody_for_good():

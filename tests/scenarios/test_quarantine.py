@@ -1,6 +1,7 @@
 """A deal that cannot be read stands aside: the link lives, and it heals when the record does."""
 
 import asyncio
+import sys
 from dataclasses import replace
 from datetime import timedelta
 
@@ -40,7 +41,7 @@ async def test_one_spoilt_record_blocks_nobody(warp, reason):
     async with running_link() as world:
         bad = world.deal_aged(timedelta(days=2))
         world.account.amend(bad.deal_id, Amendment(warp=(warp,)))
-        await world.until_live(within=20)
+        waited = await world.until_live(within=20)
         await rolling(world)
         assert world.ledger.keys() == world.truth.keys() - {bad.deal_id}
         (row,) = records(world)
@@ -49,6 +50,10 @@ async def test_one_spoilt_record_blocks_nobody(warp, reason):
         assert world.watermark > bad.time
         assert world.status.proof is Proof.UNKNOWN
         assert "quarantine: 1" in world.status.proof_detail
+    sys.stdout.write(
+        f"{reason}: live after {waited:.1f} s, {len(world.ledger)} neighbours stored, 1 record"
+        f" seen {row.times} times\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["nan", "nul", "huge"])

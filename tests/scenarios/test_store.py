@@ -1,6 +1,7 @@
 """Postgres is away, slow, or says that the lease is somebody else's."""
 
 import asyncio
+import sys
 
 import pytest
 from link_world import running_link
@@ -76,6 +77,29 @@ async def test_a_live_link_stays_live_while_the_store_is_away():
         assert world.phases.count(Phase.LIVE) == 1
         assert len(world.service.opened) == 1
         world.assert_exact()
+
+
+async def test_a_store_that_takes_two_seconds_a_commit_costs_no_session():
+    """Deals wait for the commit before theirs and for their own; nothing else changes."""
+    async with running_link() as world:
+        await world.until_live()
+        await asyncio.sleep(5)
+        world.wire.commit_seconds = 2.0
+        latest = 0.0
+        for _ in range(300):
+            made = world.trade()
+            await asyncio.sleep(0.1)
+            latest = max(latest, world.sample("brokerd_buffer_deals"))
+        within = await world.until(lambda: set(made) <= set(world.ledger), within=4.2)
+        await asyncio.sleep(700)
+        batches = world.sample("brokerd_db_transaction_duration_seconds_count", op="write")
+        assert (len(world.service.opened), world.phases.count(Phase.LIVE)) == (1, 1)
+        world.assert_exact()
+    sys.stdout.write(
+        f"{len(world.truth)} deals in {batches:.0f} commits, at most {latest:.0f} in the buffer,"
+        f" the last one there after {within:.1f} s\n"
+    )
+    assert batches < 40
 
 
 async def test_a_status_the_store_missed_is_stored_when_it_is_back():

@@ -114,9 +114,14 @@ key = {{env = "TEST_KEY"}}
         raise AssertionError(f"never ready:\n{self.log}")
 
     def client(self) -> httpx.AsyncClient:
-        """Return a client of its control API; to be closed by the caller."""
+        """Return a client of its control API, as patient as a loaded machine asks for.
+
+        To be closed by the caller.
+        """
         return httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {KEY}"}
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=30,
         )
 
     async def register(self, link_id: str, account: TruthAccount, **spec: object) -> None:

@@ -201,12 +201,12 @@ class WarpedMetaApi(SimulatedMetaApi):
         is_blind = deal_id in self.hidden and not self.finds_hidden
         return replace(page, deals=()) if is_blind else page
 
-    async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
+    async def open(self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
         self.told("opens")
         self.opened_from.append(synced_through)
-        return await super().open(remote, reliability=reliability, synced_through=synced_through)
+        return await super().open(remote, account=account, synced_through=synced_through)
 
     def _written(self, page: DealsPage, remote: MetaApiRef) -> DealsPage:
         """Read the page again as it goes over the wire, spoilt records and all."""
@@ -240,6 +240,7 @@ class Wire:
     refused: int = 0
     reports_to_fail: int = 0
     report_seconds: list[float] = field(default_factory=list)
+    commit_seconds: float = 0.0
 
     def send(self) -> None:
         """Reach the store, or not."""
@@ -256,14 +257,17 @@ class WiredLedger(MemoryLedgerStore):
         self._wire = wire
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
-        """Commit if the store can be reached."""
+        """Commit if the store can be reached, as slowly as told."""
+        await asyncio.sleep(self._wire.commit_seconds)
         self._wire.send()
         return await super().commit(writes)
 
-    async def close_window(self, fence: Fence, *, start: datetime, end: datetime) -> None:
+    async def close_window(
+        self, fence: Fence, *, start: datetime, end: datetime, is_continuation: bool = False
+    ) -> None:
         """Close if the store can be reached."""
         self._wire.send()
-        await super().close_window(fence, start=start, end=end)
+        await super().close_window(fence, start=start, end=end, is_continuation=is_continuation)
 
 
 class WiredLeases(MemoryLeases):

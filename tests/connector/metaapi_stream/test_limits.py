@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.sandbox.limits import SubscriptionLimits
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
 
