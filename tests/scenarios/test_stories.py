@@ -177,6 +177,7 @@ def tell_named(name, *, seed):
     return tell(story, seed=seed, **{"links": LINKS, **options})
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("name", STORIES)
 def test_a_story_ends_well_and_can_be_retold(name):
     """The same seed leaves the same trace, byte for byte; another seed another one."""
