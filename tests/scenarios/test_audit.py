@@ -15,7 +15,7 @@ from brokerd.operations import OperationFailure, OperationState
 from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 SETTINGS = LinkSettings(  # nothing but an audit looks at old windows
     rolling_interval_seconds=3_600.0,
     rolling_overlap_seconds=900.0,

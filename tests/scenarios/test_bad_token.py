@@ -19,7 +19,7 @@ from brokerd.domain import Phase, UserAction
 from brokerd.errors import TopUpRequired
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 LINKS = 5
 PROBE_SECONDS = 900
 

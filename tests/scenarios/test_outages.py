@@ -198,7 +198,8 @@ async def test_a_link_that_flaps_keeps_its_backoff():
 
 async def test_a_broker_away_for_a_weekend_costs_no_restart():
     """While the terminal beats, a broker may stay away: one session, live when it is back."""
-    async with running_link() as world:
+    hours = MarketHours(time_zone="UTC", open=("Thu 00:00-Mon 12:00",))  # the world starts then
+    async with running_link(calendar=calendar_of({"*": hours})) as world:
         await world.until_live()
         world.account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
         await world.until_phase(Phase.SYNCING, within=1)

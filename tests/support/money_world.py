@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 
@@ -37,6 +37,8 @@ from brokerd.sandbox.bill import ChargeKind
 from brokerd.sandbox.truth import TruthAccount
 
 PLACE = MetaApiPlace(token="main", region="new-york")
+IDLE_SECONDS = 60.0
+"""The longest wait of a pool that finds nothing to do: looking each second proves no more."""
 
 
 class Killed(BaseException):
@@ -98,6 +100,7 @@ class MoneyWorld(World):
         self.registry = MemoryRegistry(self.state, settings=QueueSettings(), money=self.money)
         self.vault = Vault(SECRETS, random_bytes=self.random_bytes)
         self.incarnation = Incarnation(0)
+        self._hint = asyncio.Event()
 
     def _register(self, spec: LinkSpec) -> None:
         """Leave that to the test."""
@@ -140,6 +143,7 @@ class MoneyWorld(World):
             identity=self.identity,
         )
         await self.registry.put(LinkId(link_id), spec, if_match=None, must_be_new=False)
+        self._hint.set()
         self.account_id = next(
             account_id
             for account_id, row in self.state.accounts.items()
@@ -159,11 +163,13 @@ class MoneyWorld(World):
             ),
         )
         assert result is not None
+        self._hint.set()
         return result
 
     async def remove(self, *, with_account: bool) -> None:
         """Delete the link."""
         assert await self.registry.delete(LinkId("link-1"), removes_remote=with_account)
+        self._hint.set()
 
     async def record(self) -> LinkRecord | None:
         """Read the link."""
@@ -213,11 +219,23 @@ class MoneyWorld(World):
 
     async def _live(self) -> None:
         async with asyncio.TaskGroup() as group:
+            pause_seconds = 1.0
             while True:
-                for claim in await self.queue.claim(self.incarnation, limit=1, errands=1):
+                claims = await self.queue.claim(self.incarnation, limit=1, errands=1)
+                for claim in claims:
                     self.claims.append(claim)
                     await self._serve(claim, group)
-                await asyncio.sleep(1.0)
+                pause_seconds = 1.0 if claims else min(2 * pause_seconds, IDLE_SECONDS)
+                if await self._is_hinted(pause_seconds):
+                    pause_seconds = 1.0
+
+    async def _is_hinted(self, seconds: float) -> bool:
+        """Wait that long, or until a client did something, as a node's hints tell it."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hint.wait(), seconds)
+        is_hinted = self._hint.is_set()
+        self._hint.clear()
+        return is_hinted
 
     async def _serve(self, claim: Claim, group: asyncio.TaskGroup) -> None:
         link = self._build(claim)

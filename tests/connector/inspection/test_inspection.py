@@ -26,7 +26,7 @@ from brokerd.errors import Incomplete, RemoteUnavailable, Synchronizing, TimedOu
 from brokerd.sandbox.faults import FaultKind
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 REMOTE = MetaApiRef(token="main", account_id="a-1", region="london")
 RECORD = dict.fromkeys(shapes.ACCOUNT.required, "x") | {
     "_id": "a-1",
