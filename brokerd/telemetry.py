@@ -1,14 +1,8 @@
-"""How brokerd is observed: the log set-up, and every metric, defined once."""
+"""Every metric of brokerd, defined once."""
 
-import logging
-import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from structlog.processors import ExceptionRenderer
-from structlog.tracebacks import ExceptionDictTransformer
 
 from brokerd.domain import BadReason, Phase, Proof, Source
 from brokerd.operations import OperationFailure, OperationKind
@@ -19,43 +13,6 @@ DETECTION_SIGNALS = ("interruption", "silence", "decision", "gap", "deaf")
 """How a fault of a session is noticed."""
 FEED_HOLDERS = ("brokerd", "other", "prepared")
 """Whose open transactions may keep the feed waiting."""
-_NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
-
-
-def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
-    """Send structlog and the standard library's loggers to `stream` as one JSON object a line.
-
-    Libraries that log URLs (the stream's carries the token, sdk.md 2.3) are held at WARNING.
-    """
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # without local variables: they may hold tokens and keys
-        ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 WEDGE_REASONS = ("calls_hang", "close_stuck", "socket_stuck", "attempts_broken", "sessions_deaf")

@@ -35,7 +35,8 @@ from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import MetaApiRef
 from brokerd.errors import ConfigInvalid
-from brokerd.telemetry import Metrics, configure_logging
+from brokerd.logs import configure_logging
+from brokerd.telemetry import Metrics
 
 PATIENCE_SECONDS = 900.0
 """How long one request may wait for credits: a long history costs more than a minute's."""

@@ -14,8 +14,8 @@ from brokerd.app.parts import Node
 from brokerd.config.settings import Settings
 from brokerd.errors import BrokerdError, StoreUnavailable, leaves
 from brokerd.health.notify import Notifier
+from brokerd.logs import logging_aside
 from brokerd.pool.drain import Orders, Service, serve
-from brokerd.telemetry import configure_logging
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -29,8 +29,12 @@ EXIT_RECYCLE = 75
 
 def run(settings: Settings) -> int:
     """Run a node until SIGTERM; return the process's exit code. Raises `ConfigInvalid`."""
+    with logging_aside(level=settings.log.level):
+        return _run_to_the_end(settings)
+
+
+def _run_to_the_end(settings: Settings) -> int:
     orders = Orders()
-    configure_logging(level=settings.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_run(settings, orders))

@@ -37,10 +37,11 @@ from brokerd.connector.provisioning.sealing import Vault
 from brokerd.connector.provisioning.transitions import Transitions
 from brokerd.domain import Claim
 from brokerd.errors import BrokerdError
+from brokerd.logs import configure_logging
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.queue.postgres import PostgresQueue
 from brokerd.store.engine import Database, open_database
-from brokerd.telemetry import Metrics, configure_logging
+from brokerd.telemetry import Metrics
 
 SECRETS = SecretsSettings(keys={"k1": Secret("s" * 64)}, current="k1")
 QUICK = ProvisioningSettings(
