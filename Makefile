@@ -30,7 +30,7 @@ demo: $(READY)
 test: $(COMPILED)
 ifeq ($(strip $(ARGS)),)
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -n $(WORKERS)
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) --maxschedchunk=1
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 else
