@@ -286,3 +286,22 @@ async def test_f27_what_nobody_has_heard_of_is_stored_as_it_is(tmp_path, databas
         assert "DEAL_TYPE_OF_TOMORROW" in rig.raw(deal.deal_id)
         assert rig.moves(since=since) == []
         await rig.assert_exact()
+
+
+async def test_f26_a_gap_of_an_account_that_never_rests_is_pulled_too(tmp_path, database_url):
+    """Packets that go on coming do not hide the one that is missing."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+
+        async def go_on() -> None:
+            while True:
+                trade(rig, 1)
+                await asyncio.sleep(0.02)
+
+        rig.lose_packets(rig.accounts[0].metaapi_id, limit=1)
+        lost = trade(rig, 1)
+        going_on = asyncio.create_task(go_on())
+        seconds = await until_held(rig, lost, within=20)
+        going_on.cancel()
+        told(seconds=seconds)
+        assert seconds <= 5
+        await rig.assert_exact()
