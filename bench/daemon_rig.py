@@ -1,8 +1,8 @@
 """PostgreSQL, Valkey, sandbox and daemon as processes of their own, for the benches of the whole.
 
-The daemon runs with production's settings but for the request rate, which is MetaApi's limit and
-not ours, and the rates of opening. CPU is what the kernel charged to its process; memory is its
-resident set.
+The daemon runs with production's settings but for the request rate and the credits, which are
+MetaApi's limits and not ours, and the rates of opening. CPU is what the kernel charged to its
+process; memory is its resident set.
 """
 
 import asyncio
@@ -192,6 +192,13 @@ url = {{env = "BENCH_REDIS"}}
 [api]
 port = 0
 key = {{env = "BENCH_KEY"}}
+[governor]
+user_credits_per_second = 0
+user_credits_per_minute = 0
+user_credits_per_hour = 0
+user_credits_per_six_hours = 0
+server_credits_per_second = 0
+account_credits_per_ten_seconds = 0
 [pool]
 max_links = {links}
 """

@@ -30,6 +30,15 @@ url = {{ file = "redis-url" }}
 port = 0
 key = {{ file = "api-key" }}
 
+# pulls and proofs every three seconds are more than MetaApi sells, and the sandbox counts none
+[governor]
+user_credits_per_second = 0
+user_credits_per_minute = 0
+user_credits_per_hour = 0
+user_credits_per_six_hours = 0
+server_credits_per_second = 0
+account_credits_per_ten_seconds = 0
+
 [pool]
 max_links = {max_links}
 poll_seconds = 0.5

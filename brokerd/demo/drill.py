@@ -19,7 +19,7 @@ from brokerd.demo.watch import Watcher
 from brokerd.domain import Phase
 from brokerd.errors import EngineFailed
 
-CALM_SECONDS = 20.0
+CALM_SECONDS = 60.0
 """How long to wait for the links that still mend after the last round."""
 STEADY_SECONDS = 3.0
 AFTER_SECONDS = 3.0

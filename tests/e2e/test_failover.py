@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import psycopg
 import pytest
-from daemon_process import Daemon, running_daemon
+from daemon_process import NO_CREDITS, Daemon, running_daemon
 
 from brokerd.config.settings import Secret
 from brokerd.demo.engines import Engines, engines
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 LINKS = 3
 # Edited and deleted deals are found by rolling pulls, which would take minutes.
-QUICK = "[link]\nrolling_interval_seconds = 1\nremoval_recheck_seconds = 1\n"
+QUICK = NO_CREDITS + "[link]\nrolling_interval_seconds = 1\nremoval_recheck_seconds = 1\n"
 _LEDGER = """
 SELECT a.link_id, d.deal_id, d.time, d.profit, d.commission, d.swap
 FROM brokerd.deals d JOIN brokerd.accounts a USING (account_id) WHERE d.removed_at IS NULL

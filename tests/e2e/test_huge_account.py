@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from daemon_process import Daemon, running_daemon
+from daemon_process import NO_CREDITS, Daemon, running_daemon
 
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
@@ -87,7 +87,7 @@ async def test_a_huge_history_neither_bloats_the_node_nor_starves_the_others(
     settings = SandboxSettings(accounts=OTHERS, deals_per_account_minute=60)
     async with (
         running_sandbox(settings) as sandbox,
-        running_daemon(tmp_path, sandbox, database_url) as daemon,
+        running_daemon(tmp_path, sandbox, database_url, extra=NO_CREDITS) as daemon,
     ):
         for i, account in enumerate(list(sandbox.broker.accounts.values())):
             await daemon.register(f"l-{i}", account)

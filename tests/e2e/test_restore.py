@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from daemon_process import KEY, running_daemon, unmeasured
+from daemon_process import KEY, NO_CREDITS, running_daemon, unmeasured
 
 from brokerd.demo.engines import engines
 from brokerd.ledger.recount import false_receipts
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 LINKS = 3
 # Deleted and edited deals are found by rolling pulls, which would take minutes.
-QUICK = "[link]\nrolling_interval_seconds = 1\nremoval_recheck_seconds = 1\n"
+QUICK = NO_CREDITS + "[link]\nrolling_interval_seconds = 1\nremoval_recheck_seconds = 1\n"
 _OLD = "DO $$ BEGIN FOR i IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
 _LEDGER = """
 SELECT a.link_id, d.deal_id, d.time, d.profit, d.commission, d.swap

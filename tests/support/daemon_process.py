@@ -17,6 +17,16 @@ from brokerd.sandbox.trading import TradingAccount
 from brokerd.sandbox.truth import TruthAccount
 
 KEY = "k" * 32
+NO_CREDITS = """
+[governor]
+user_credits_per_second = 0
+user_credits_per_minute = 0
+user_credits_per_hour = 0
+user_credits_per_six_hours = 0
+server_credits_per_second = 0
+account_credits_per_ten_seconds = 0
+"""
+"""For a test that asks for more than MetaApi sells: the sandbox sells without end."""
 
 
 def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
