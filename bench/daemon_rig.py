@@ -102,14 +102,22 @@ def spec_of(account: dict) -> dict:
 
 
 @asynccontextmanager
-async def daemon_rig(*, max_links: int, accounts: int = 0) -> AsyncIterator[Rig]:
-    """Run everything, with so many accounts at rest, for as long as the block runs."""
+async def daemon_rig(
+    *, max_links: int, accounts: int = 0, opens_per_second: int = 10, more: str = ""
+) -> AsyncIterator[Rig]:
+    """Run everything, with so many accounts at rest, for as long as the block runs.
+
+    `more` is added to the daemon's configuration.
+    """
     async with engines(is_durable=True) as running:
         await upgrade(Secret(running.postgres_url))
         with tempfile.TemporaryDirectory() as folder:
             options = ("--accounts", str(accounts), "--deals-per-minute", "0")
             async with _program("sandbox", *options, event="") as (_, sandbox):
-                path = _config(Path(folder), sandbox["url"], max_links)
+                path = _config(
+                    Path(folder), sandbox["url"], max_links, opens_per_second=opens_per_second
+                )
+                path.write_text(path.read_text() + more)
                 environ = {
                     "BENCH_TOKEN": sandbox["token"],
                     "BENCH_KEY": KEY,
@@ -163,7 +171,7 @@ async def _greeting(process: asyncio.subprocess.Process, event: str) -> dict:
     raise SystemExit("a program ended before it was ready")
 
 
-def _config(folder: Path, url: str, links: int) -> Path:
+def _config(folder: Path, url: str, links: int, *, opens_per_second: int) -> Path:
     """Write the daemon's configuration."""
     path = folder / "brokerd.toml"
     path.write_text(
@@ -174,7 +182,7 @@ provisioning_url = "{url}"
 client_url = "{url}"
 stream_url = "{url}"
 requests_per_second = 1000
-socket_opens_per_second = 10
+socket_opens_per_second = {opens_per_second}
 admissions_per_second = 50
 tokens.main = {{env = "BENCH_TOKEN"}}
 [database]

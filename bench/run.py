@@ -14,6 +14,7 @@ BENCHES = (
     "stream_vs_sdk",
     "stream_many",
     "daemon_links",
+    "reconnect_storm",
     "ledger_write",
     "history_pull",
     "daemon_latency",

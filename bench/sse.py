@@ -1,7 +1,8 @@
 """Deals to subscribers: thousands of event streams on one process, each filtered to one user.
 
 A process of its own serves the feed over a fresh PostgreSQL. This one writes deals through the
-ledger's own statement and reads all streams; all three share the machine's cores.
+ledger's own statement and reads all streams; all three share the machine's cores. In a second turn
+every client leaves once, all of them about the same moment, and returns with its Last-Event-ID.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import psycopg
 import uvloop
 from litestar import Litestar, get
 from prometheus_client import CollectorRegistry
-from sse_client import event_stream
 
 from brokerd.api.events import EventRoutes
 from brokerd.api.feed import Feed, Limits
@@ -35,6 +35,7 @@ from brokerd.telemetry import Metrics
 
 USERS = 200
 BATCH_SECONDS = 0.05
+LEAVES_AFTER, AWAY_SECONDS = 5, 0.5
 
 
 def serve(url: str, port_to: Connection, streams: int) -> None:
@@ -91,23 +92,60 @@ def deal(number: int) -> Deal:
 
 
 class Subscriber:
-    """One stream of one user; keeps how late each deal came, and notices strangers."""
+    """One stream of one user; keeps how late each deal came, and notices strangers and doubles.
 
-    def __init__(self, user: str) -> None:
+    With `leaves_after` it leaves once, after so many events, and returns a moment later.
+    """
+
+    def __init__(self, user: str, *, leaves_after: int) -> None:
         self._user = user
+        self._leaves_after = leaves_after
+        self._last_id = "latest"
+        self._seen: set[bytes] = set()
         self.seconds: list[float] = []
         self.strangers = 0
+        self.doubles = 0
+        self.is_open = asyncio.Event()
 
     async def run(self, port: int, is_open: asyncio.Semaphore) -> None:
-        """Read until cancelled."""
-        own = f'"userId":"{self._user}"'.encode()
-        query = f"user={self._user}&after=latest"
+        """Read until cancelled; whenever the stream ends, return as browsers do."""
         with suppress(asyncio.CancelledError):
-            async with event_stream(port, query, is_open=is_open) as events:
-                async for event in events:
-                    self.strangers += own not in event
-                    sent = event.split(b'"dealId":"', 1)[1].split(b"-", 1)[0]
-                    self.seconds.append(time.monotonic() - float(sent))
+            while True:
+                with suppress(asyncio.IncompleteReadError, ConnectionError):
+                    await self._read(port, is_open)
+                await asyncio.sleep(AWAY_SECONDS)
+
+    async def _read(self, port: int, is_open: asyncio.Semaphore) -> None:
+        """Read one connection until it ends, or until it is time to leave."""
+        async with is_open:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                f"GET /v1/events?user={self._user} HTTP/1.1\r\nHost: b\r\n"
+                f"Accept: text/event-stream\r\nLast-Event-ID: {self._last_id}\r\n\r\n".encode()
+            )
+            await reader.readuntil(b"retry: 1000")
+            self.is_open.set()
+        own, event_id = f'"userId":"{self._user}"'.encode(), self._last_id
+        try:
+            while line := await reader.readline():
+                if line.startswith(b"id: "):
+                    event_id = line[4:].strip().decode()
+                elif line.startswith(b"data: "):
+                    self._note(line, own)
+                elif line == b"\n":
+                    self._last_id = event_id  # only now the event is whole
+                    if 0 < self._leaves_after <= len(self.seconds):
+                        self._leaves_after = 0
+                        return
+        finally:
+            writer.close()
+
+    def _note(self, line: bytes, own: bytes) -> None:
+        self.strangers += own not in line
+        deal_id = line.split(b'"dealId":"', 1)[1].split(b'"', 1)[0]
+        self.doubles += deal_id in self._seen
+        self._seen.add(deal_id)
+        self.seconds.append(time.monotonic() - float(deal_id.split(b"-", 1)[0]))
 
 
 async def write(url: str, *, deals_per_second: int, seconds: float) -> int:
@@ -140,24 +178,31 @@ def _write(account: int, number: int) -> NumberedWrite:
     )
 
 
-async def measure(url: str, *, streams: int, deals_per_second: int, seconds: float) -> None:
+async def measure(
+    url: str, arguments: argparse.Namespace, *, streams: int, leaves_after: int
+) -> None:
     """Open the streams, write, and print a row."""
+    deals_per_second, seconds = arguments.deals_per_second, arguments.seconds
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=serve, args=(url, theirs, streams), daemon=True
     )
     process.start()
     port = await asyncio.to_thread(ours.recv)
-    subscribers = [Subscriber(f"user-{n % USERS + 1}") for n in range(streams)]
+    subscribers = [
+        Subscriber(f"user-{n % USERS + 1}", leaves_after=leaves_after) for n in range(streams)
+    ]
     is_open = asyncio.Semaphore(50)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each.run(port, is_open)) for each in subscribers]
-        await asyncio.sleep(1 + streams / 400)
+        for each in subscribers:
+            await each.is_open.wait()
+        await asyncio.sleep(1)  # what they were sent first is with them
         ours.send("begin")
         cpu_before, _ = await asyncio.to_thread(ours.recv)
         written = await write(url, deals_per_second=deals_per_second, seconds=seconds)
         expected = written * streams // USERS
-        for _ in range(100):
+        for _ in range(600):
             await asyncio.sleep(0.1)
             if sum(len(each.seconds) for each in subscribers) >= expected:
                 break
@@ -167,10 +212,11 @@ async def measure(url: str, *, streams: int, deals_per_second: int, seconds: flo
             task.cancel()
     process.terminate()
     late = sorted(second for each in subscribers for second in each.seconds)
-    strangers = sum(each.strangers for each in subscribers)
+    strangers = sum(each.strangers + each.doubles for each in subscribers)
     share = (cpu_after - cpu_before) / seconds
     print(
-        f"{streams:8} {deals_per_second:8} {len(late):10} of {expected:<9} {strangers:9}"
+        f"{streams:8} {deals_per_second:8} {'leave' if leaves_after else 'stay':>7}"
+        f" {len(late):10} of {expected:<9} {strangers:9}"
         f" {late[len(late) // 2]:7.3f} {late[int(len(late) * 0.99)]:7.3f} {share:6.2f}"
         f" {megabytes:6.0f}",
         flush=True,
@@ -184,7 +230,7 @@ async def main() -> None:
     parser.add_argument("--deals-per-second", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=10.0)
     arguments = parser.parse_args()
-    print("streams  deals/s   delivered                strangers  p50 s   p99 s  cores  MiB")
+    print("streams  deals/s clients  delivered                 wrong    p50 s   p99 s  cores  MiB")
     async with engines(is_durable=False) as running:
         await upgrade(Secret(running.postgres_url))
         async with await psycopg.AsyncConnection.connect(
@@ -196,12 +242,10 @@ async def main() -> None:
                 [USERS],
             )
         for streams in arguments.streams:
-            await measure(
-                running.postgres_url,
-                streams=streams,
-                deals_per_second=arguments.deals_per_second,
-                seconds=arguments.seconds,
-            )
+            for leaves_after in (0, LEAVES_AFTER):
+                await measure(
+                    running.postgres_url, arguments, streams=streams, leaves_after=leaves_after
+                )
 
 
 if __name__ == "__main__":

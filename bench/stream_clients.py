@@ -25,17 +25,20 @@ from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
-from brokerd.connector.ports import DealSeen, Session, Synchronized
-from brokerd.domain import MetaApiRef
+from brokerd.connector.ports import DealSeen, RemoteAccount, Session, Synchronized
+from brokerd.domain import MetaApiRef, Platform
 from brokerd.sandbox.server import DEFAULT_TOKEN
 from brokerd.telemetry import Metrics
 
 REGION = "vint-hill"
 BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 300
+CANARY_LINKS = int(os.environ.get("CANARY_LINKS", "10"))
 ADMISSIONS_PER_SECOND = int(os.environ.get("ADMISSIONS_PER_SECOND", "10"))
 
 
@@ -47,15 +50,36 @@ class Tally:
         self.deals = 0
 
 
+class PacedSockets:
+    """A `SocketGate` that keeps the pace of a node by itself."""
+
+    def __init__(self, settings: MetaApiSettings) -> None:
+        self._pace = Pace(per_second=settings.socket_opens_per_second)
+
+    async def socket_turn(self, _socket: Socket) -> None:
+        """Wait for the next turn."""
+        await self._pace.turn()
+
+    def note_life(self, *, token: str, region: str) -> None:
+        """Forget it."""
+
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Forget it."""
+
+
 async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     """Open every account over our adapter, asking for the whole history as the SDK does."""
     settings = MetaApiSettings(
         tokens={"main": Secret(DEFAULT_TOKEN)},
         stream_url=url,
+        provisioning_url=url,
+        client_url=url,
+        canary_links=CANARY_LINKS,
         admissions_per_second=ADMISSIONS_PER_SECOND,
     )
     ports = StreamPorts(
         http=httpx.AsyncClient(),
+        sockets=PacedSockets(settings),
         clock=SystemClock(),
         random=Random(1),  # noqa: S311  # jitter
         metrics=Metrics(CollectorRegistry()),
@@ -63,7 +87,17 @@ async def open_ours(url: str, account_ids: Sequence[str], tally: Tally) -> None:
     stream = MetaApiStream(settings, overlap_seconds=60, ports=ports)
     for account_id in account_ids:
         remote = MetaApiRef(token="main", account_id=account_id, region=REGION)  # noqa: S106
-        session = await stream.open(remote, reliability="regular", synced_through=BEGINNING)
+        account = RemoteAccount(
+            account_id=account_id,
+            state="DEPLOYED",
+            connection_status="CONNECTED",
+            platform=Platform.MT5,
+            login="1",
+            server="Sandbox-Demo",
+            region=REGION,
+            reliability="regular",
+        )
+        session = await stream.open(remote, account=account, synced_through=BEGINNING)
         _tasks.append(asyncio.create_task(read(session, account_id, tally)))
 
 
@@ -110,6 +144,7 @@ async def open_plain(url: str, account_ids: Sequence[str], tally: Tally) -> None
                 "reliability": "regular",
                 "state": "DEPLOYED",
                 "server": "Sandbox-Demo",
+                "type": "cloud-g2",
             },
             of._metatrader_account_client,
             ws,
@@ -137,6 +172,16 @@ CLIENTS: dict[str, Callable[[str, Sequence[str], Tally], Awaitable[None]]] = {
     "plain": open_plain,
 }
 _tasks: list[asyncio.Task[None]] = []
+
+
+async def synchronize_again(tally: Tally, accounts: int) -> None:
+    """Wait until every account has synchronized once more; its sockets are cut by who asks."""
+    tally.synchronized.clear()
+    began = time.monotonic()
+    while len(tally.synchronized) < accounts:
+        if time.monotonic() - began > DEADLINE_SECONDS:
+            break
+        await asyncio.sleep(0.1)
 
 
 def rss_bytes() -> int:
@@ -167,9 +212,14 @@ async def main(kind: str, url: str, account_ids: Sequence[str]) -> None:
     print(json.dumps(report), file=out)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        deals, cpu = tally.deals, time.process_time()
-        await asyncio.sleep(float(line))
+        deals, cpu, began = tally.deals, time.process_time(), time.monotonic()
+        if line == "resync\n":
+            await synchronize_again(tally, len(account_ids))
+        else:
+            await asyncio.sleep(float(line))
         report = {
+            "seconds": time.monotonic() - began,
+            "synchronized": len(tally.synchronized),
             "cpu_seconds": time.process_time() - cpu,
             "deals": tally.deals - deals,
             "rss_growth_bytes": rss_bytes() - before_bytes,

@@ -1,13 +1,16 @@
 """Runs a sandbox and a client to measure, each in its own process."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -39,6 +42,8 @@ class Cost:
     synchronized: int
     sync_seconds: float
     sync_cpu_ms: float  # per account
+    resync_seconds: float  # after all sockets were cut
+    resync_cpu_ms: float
     deal_cpu_ms: float  # per deal, above idle
     idle_cpu_percent: float
     link_kb: float  # memory per account
@@ -52,6 +57,16 @@ class Sandbox:
     def __init__(self, url: str, accounts: list[str]) -> None:
         self.url = url
         self.accounts = accounts
+
+    def cut(self) -> None:
+        """Cut every socket, once the client had time to look."""
+        time.sleep(0.5)
+        httpx.post(f"{self.url}/control/sockets/drop", json={}).raise_for_status()
+
+    def ignore_hashes(self, *, is_on: bool) -> None:
+        """Send specifications at each synchronization, as a service that knows no hashes."""
+        url = f"{self.url}/control/faults/ignore_hashes"
+        (httpx.put(url, json={}) if is_on else httpx.delete(url)).raise_for_status()
 
     def trade(self, deals_per_account_minute: float) -> None:
         """Set the rate of all accounts."""
@@ -67,12 +82,22 @@ def sandbox(accounts: int) -> Iterator[Sandbox]:
         yield Sandbox(ready["url"], ready["accounts"])
 
 
-def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
-    """Open all accounts in a fresh process; then idle, then deals at `rate` per account-minute."""
+def measure(kind: str, server: Sandbox, *, rate: float, has_canary: bool = True) -> Cost:
+    """Open all accounts in a fresh process; then idle, then deals at `rate` per account-minute.
+
+    In between all sockets are cut, and everyone synchronizes again. Without a canary ours is sent
+    the specifications each time.
+    """
     script = str(HERE / "stream_clients.py")
     command = [sys.executable, script, kind, server.url, *server.accounts]
-    with tempfile.TemporaryDirectory() as folder, _process(command, cwd=folder) as process:
+    environ = {} if has_canary else {"CANARY_LINKS": str(len(server.accounts) + 1)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _process(command, cwd=folder, environ=environ) as process,
+    ):
         opened = json.loads(_line(process))
+        _ask(process, SETTLE_SECONDS)
+        resynced = _ask(process, "resync", meanwhile=server.cut)
         _ask(process, SETTLE_SECONDS)
         idle = _ask(process, IDLE_SECONDS)
         server.trade(rate)
@@ -85,6 +110,8 @@ def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
         synchronized=opened["synchronized"],
         sync_seconds=opened["seconds"],
         sync_cpu_ms=1000 * opened["cpu_seconds"] / accounts,
+        resync_seconds=resynced["seconds"],
+        resync_cpu_ms=1000 * resynced["cpu_seconds"] / accounts,
         deal_cpu_ms=1000 * above_idle / max(1, trading["deals"]),
         idle_cpu_percent=100 * idle["cpu_seconds"] / IDLE_SECONDS,
         link_kb=trading["rss_growth_bytes"] / 1024 / accounts,
@@ -93,10 +120,16 @@ def measure(kind: str, server: Sandbox, *, rate: float) -> Cost:
     )
 
 
-def _ask(process: "subprocess.Popen[str]", seconds: float) -> dict[str, float]:
+def _ask(
+    process: "subprocess.Popen[str]",
+    order: float | str,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     assert process.stdin is not None
-    process.stdin.write(f"{seconds}\n")
+    process.stdin.write(f"{order}\n")
     process.stdin.flush()
+    meanwhile()
     report: dict[str, float] = json.loads(_line(process))
     return report
 
@@ -110,9 +143,16 @@ def _line(process: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def _process(command: list[str], cwd: str | None = None) -> "Iterator[subprocess.Popen[str]]":
+def _process(
+    command: list[str], *, cwd: str | None = None, environ: Mapping[str, str] = MappingProxyType({})
+) -> "Iterator[subprocess.Popen[str]]":
     process = subprocess.Popen(
-        command, cwd=cwd, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command,
+        cwd=cwd,
+        env={**os.environ, **environ},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         yield process

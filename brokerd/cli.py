@@ -12,6 +12,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from brokerd.config.load import load
@@ -158,6 +159,52 @@ def verify_backup(
 
         path = newest(dump) if dump.is_dir() else dump
         _tell_restored(asyncio.run(verify(settings, dump=path)), done=f"{path}: can be restored")
+
+
+@cli.command()
+def audit(
+    config: _Config = None,
+    *,
+    link: Annotated[
+        str | None, typer.Option(help="This link; every live link of the node if not given.")
+    ] = None,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to follow; the audits go on without us.")
+    ] = 3_600.0,
+) -> None:
+    """Read history again and prove the balance; exits with 0 only if every ledger is proven."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.audit import audit as run_audit  # noqa: PLC0415  # see the docstring
+
+        raise typer.Exit(run_audit(settings, link_id=link, wait_seconds=wait_seconds))
+
+
+@cli.command()
+def budgets(
+    config: _Config = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As GET /v1/budgets.")] = False,
+) -> None:
+    """Show what MetaApi was paid, what it may be paid, and what hosting costs a day."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.spending import read_budgets, shown  # noqa: PLC0415  # as above
+
+        body = asyncio.run(read_budgets(settings))
+        typer.echo(msgspec.json.encode(body) if as_json else shown(body))
+
+
+@cli.command()
+def explain(
+    link: Annotated[str, typer.Argument(help="The link's id.")], config: _Config = None
+) -> None:
+    """Tell a link's story: what is wanted, what is and why, what comes next, who must act."""
+    with _failures_explained():
+        settings = load(config, environ=os.environ)
+        from brokerd.app.explain import explain as tell  # noqa: PLC0415  # see the docstring
+
+        typer.echo(asyncio.run(tell(settings, link_id=link)))
 
 
 @cli.command()

@@ -202,10 +202,11 @@ class Deal:
 
 
 class Source(StrEnum):
-    """How a deal reached us. Only a pull may revise or remove."""
+    """How a deal reached us. The stream may insert; only what was pulled may revise or remove."""
 
     STREAM = "stream"
     PULL = "pull"
+    AUDIT = "audit"  # a pull of a window that was closed long before
 
 
 class BadReason(StrEnum):

@@ -3,7 +3,8 @@
 BrokerdError
 ├── Transient             try again later; backoff or the hint decides when
 │   ├── LinkLost              the session ended or went silent
-│   │   └── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   ├── StreamDeaf            the stream beats, but pulls bring what it should have
+│   │   └── BrokerAway            the terminal beats, but its broker stays away for long
 │   ├── TimedOut              a bounded wait passed its deadline
 │   │   ├── ConnectTimeout        no terminal answered
 │   │   └── SyncStalled           a synchronization made no progress
@@ -17,7 +18,8 @@ BrokerdError
 │   ├── Incomplete            the broker's answer contradicts what the ledger proves
 │   ├── LedgerRewound         the ledger is behind what we knew of it: commits were lost
 │   ├── ProvisionTimeout      MetaApi did not bring the account where it should be in time
-│   └── StoreUnavailable      Postgres did not take it; nothing was acknowledged
+│   ├── StoreUnavailable      Postgres did not take it; nothing was acknowledged
+│   └── ControlUnavailable    a command got no answer from the control API
 ├── Rejected              retrying the same thing cannot help
 │   ├── Unauthorized          401: the API token is bad
 │   ├── Forbidden             403
@@ -48,6 +50,7 @@ BrokerdError
 │   ├── ConfigInvalid         configuration or schema unusable: exit code 78
 │   ├── CursorLost            the feed behind a cursor is gone; list again
 │   ├── BadDeal               a deal that cannot be stored as it stands
+│   ├── ControlRefused        the control API refuses what a command asked
 │   ├── BackupFailed          no backup was made, or nothing was restored
 │   └── EngineFailed          an embedded engine of demo and tests does not run
 └── Fenced                someone else owns it: stop, write nothing, not even a status
@@ -85,6 +88,12 @@ class StreamDeaf(LinkLost):
     """The stream beats, but only pulls bring the deals it should have brought."""
 
     code = "stream_deaf"
+
+
+class BrokerAway(LinkLost):
+    """The terminal beats, but the broker lets it in no more, in session and it alone, for long."""
+
+    code = "broker_away"
 
 
 class TimedOut(Transient):
@@ -204,6 +213,12 @@ class StoreUnavailable(Transient):
     """Postgres did not take the work; nothing was acknowledged."""
 
     code = "store_unavailable"
+
+
+class ControlUnavailable(Transient):
+    """The control API did not answer a command, or could not just then."""
+
+    code = "control_unavailable"
 
 
 class Rejected(BrokerdError):
@@ -401,6 +416,12 @@ class BadDeal(Rejected):
     """A deal cannot be stored as it stands; the message says which field and why."""
 
     code = "bad_deal"
+
+
+class ControlRefused(Rejected):
+    """The control API refuses what a command asked of it; the message is the API's own."""
+
+    code = "control_refused"
 
 
 class BackupFailed(Rejected):

@@ -1,15 +1,11 @@
-"""How brokerd is observed: the log set-up, and every metric, defined once."""
+"""Every metric of brokerd, defined once."""
 
-import logging
-import sys
-from typing import TextIO
+from collections.abc import Iterable, Sequence
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from structlog.processors import ExceptionRenderer
-from structlog.tracebacks import ExceptionDictTransformer
 
-from brokerd.domain import BadReason, Phase, Source
+from brokerd.domain import BadReason, Phase, Proof, Source
+from brokerd.operations import OperationFailure, OperationKind
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DETECTION_BUCKETS = (0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 300.0, 600.0)
@@ -17,45 +13,10 @@ DETECTION_SIGNALS = ("interruption", "silence", "decision", "gap", "deaf")
 """How a fault of a session is noticed."""
 FEED_HOLDERS = ("brokerd", "other", "prepared")
 """Whose open transactions may keep the feed waiting."""
-_NOISY_LOGGERS = ("engineio", "socketio", "httpx", "httpcore", "uvicorn.access", "alembic")
 
 
-def configure_logging(*, level: str, stream: TextIO = sys.stdout) -> None:
-    """Send structlog and the standard library's loggers to `stream` as one JSON object a line.
-
-    Libraries that log URLs (the stream's carries the token, sdk.md 2.3) are held at WARNING.
-    """
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # without local variables: they may hold tokens and keys
-        ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
+WEDGE_REASONS = ("calls_hang", "close_stuck", "socket_stuck", "attempts_broken", "sessions_deaf")
+RECYCLE_REASONS = ("connections", "tasks", "memory")
 CHARGES = ("add", "deploy", "auth", "timezone")
 """What MetaApi charges attempts for."""
 WINDOW_OUTCOMES = ("closed", "split", "merged", "verified", "mismatch")
@@ -186,6 +147,21 @@ class Metrics:
         self.abandoned_calls = Counter(
             "brokerd_stream_abandoned_calls", "SDK awaits that were given up.", registry=registry
         )
+        self.connections = Counter(
+            "brokerd_stream_connections", "Connections of the SDK made.", registry=registry
+        )
+        self.clients_replaced = Counter(
+            "brokerd_stream_clients_replaced",
+            "SDK clients that were wedged.",
+            ["reason"],
+            registry=registry,
+        )
+        self.synchronizations = Counter(
+            "brokerd_stream_synchronizations",
+            "Synchronizations begun, by how the specifications were told.",
+            ["specifications"],
+            registry=registry,
+        )
 
     def _define_money(self, registry: CollectorRegistry) -> None:
         self.chargeable_attempts = Counter(
@@ -247,8 +223,17 @@ class Metrics:
         self.proofs = Counter(
             "brokerd_balance_proofs", "Balance proofs.", ["verdict"], registry=registry
         )
+        self.operations = Counter(
+            "brokerd_operations",
+            "Operations that ended, by what came of them.",
+            ["kind", "outcome"],
+            registry=registry,
+        )
         self.buffer_deals = Gauge(
             "brokerd_buffer_deals", "Deals waiting for their commit.", registry=registry
+        )
+        self.buffer_bytes = Gauge(
+            "brokerd_buffer_bytes", "What they take, estimated.", registry=registry
         )
 
     def _define_store(self, registry: CollectorRegistry) -> None:
@@ -325,25 +310,39 @@ class Metrics:
         self.loop_lag = Histogram(
             "brokerd_event_loop_lag_seconds", "Lateness of a timer.", registry=registry
         )
+        self.tasks = Gauge("brokerd_node_tasks", "asyncio tasks.", registry=registry)
+        self.resident_bytes = Gauge(
+            "brokerd_node_resident_bytes", "Resident memory.", registry=registry
+        )
+        self.recycle_wanted = Gauge(
+            "brokerd_node_recycle_wanted",
+            "1 while the node is past its budget and about to start afresh.",
+            ["reason"],
+            registry=registry,
+        )
         self.build = Gauge("brokerd_build_info", "Always 1.", ["version", "sdk"], registry=registry)
 
     def _create_series(self) -> None:
-        for phase in Phase:
-            self.links.labels(phase=phase)
-            self.link_transitions.labels(to=phase)
-        for source in Source:
-            self.deals_received.labels(path=source)
-        for reason in BadReason:
-            self.deals_quarantined.labels(reason=reason)
-        for result in ("inserted", "duplicate", "revised", "removed"):
-            self.deals_committed.labels(result=result)
-        for cause in ("first", "reconnect"):
-            self.time_to_live.labels(cause=cause)
-        for state in ("ready", "backoff"):
-            self.queue_length.labels(state=state)
-        for holder in FEED_HOLDERS:
-            self.feed_holder_age.labels(holder=holder)
-        for outcome in WINDOW_OUTCOMES:
-            self.windows.labels(outcome=outcome)
-        for verdict in ("proven", "mismatch", "unknown"):
-            self.proofs.labels(verdict=verdict)
+        """Let every series of a closed set of labels be there from the start."""
+        series: Sequence[tuple[Counter | Gauge | Histogram, str, Iterable[str]]] = (
+            (self.links, "phase", Phase),
+            (self.link_transitions, "to", Phase),
+            (self.deals_received, "path", Source),
+            (self.deals_quarantined, "reason", BadReason),
+            (self.deals_committed, "result", ("inserted", "duplicate", "revised", "removed")),
+            (self.time_to_live, "cause", ("first", "reconnect")),
+            (self.queue_length, "state", ("ready", "backoff")),
+            (self.feed_holder_age, "holder", FEED_HOLDERS),
+            (self.windows, "outcome", WINDOW_OUTCOMES),
+            (self.clients_replaced, "reason", WEDGE_REASONS),
+            (self.synchronizations, "specifications", ("sent", "by_hash")),
+            (self.recycle_wanted, "reason", RECYCLE_REASONS),
+            (self.proofs, "verdict", Proof),
+            (self.incidents, "reach", ("server", "region", "all")),
+        )
+        for metric, label, values in series:
+            for value in values:
+                metric.labels(**{label: value})
+        for kind in OperationKind:
+            for ending in (*Proof, *OperationFailure):
+                self.operations.labels(kind=kind, outcome=ending)

@@ -1,6 +1,8 @@
 """One PostgreSQL and one Valkey per test process; a fresh migrated database per test."""
 
 import asyncio
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import count
@@ -8,6 +10,7 @@ from itertools import count
 import psycopg
 import pytest
 import redis
+from fast_folder import fast_folder
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
@@ -32,6 +35,28 @@ def pytest_configure() -> None:
     Left unsaid, asyncio makes one for the asking, and nobody closes it.
     """
     asyncio.set_event_loop(None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Let coverage rest during a test that repeats itself: what it alone runs counts as not run."""
+    if item.get_closest_marker("repeats") is None:
+        return (yield)
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines_start_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let every engine that a test starts be a fast one; what `tmp_path` gives stays on disk."""
+    tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(fast_folder()))
+        yield
 
 
 @pytest.fixture(scope="session")

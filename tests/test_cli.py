@@ -36,7 +36,7 @@ def test_check_config_says_ok() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "ok\n", "")
 
 
-@pytest.mark.parametrize("command", ["check-config", "migrate", "run"])
+@pytest.mark.parametrize("command", ["check-config", "migrate", "run", "audit"])
 def test_unusable_configuration(command: str, tmp_path: Path) -> None:
     """Every command tells all problems, one a line, and exits with 78."""
     path = tmp_path / "brokerd.toml"
@@ -132,7 +132,24 @@ def test_version_and_help() -> None:
 
 def test_no_option_takes_a_secret() -> None:
     """Tokens and keys are never on the command line, where every user of the machine sees them."""
-    for command in ("run", "check-config", "migrate", "sandbox"):
+    for command in ("run", "check-config", "migrate", "audit", "sandbox"):
         shown = _brokerd(command, "--help").stdout.lower()
         assert "--help" in shown
         assert not {"--token", "--key", "--password", "--url"} & set(shown.split())
+
+
+def test_budgets_show_what_was_spent(database_url: str) -> None:
+    """As a table for people, and as the API's own answer for machines."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO brokerd.spend (intent_id, account_id, user_id, charge, usd)"
+            " VALUES (1, 1, 'u', 'add', 2.172), (2, 1, 'u', 'auth', 0.105)"
+        )
+    environ = _ENVIRONMENT | {"BROKERD_DATABASE__URL": database_url}
+    table = _brokerd("budgets", **environ)
+    assert table.returncode == 0, table.stderr
+    assert "2 of 2000" in table.stdout
+    assert "2.277 of 500" in table.stdout
+    assert all(len(line) <= 80 for line in table.stdout.splitlines())
+    answer = json.loads(_brokerd("budgets", "--json", **environ).stdout)
+    assert answer["budgets"][0]["remainingUsd"] == "2.723"

@@ -17,6 +17,7 @@ from brokerd.api.explain import ExplainRoutes
 from brokerd.api.links import ApiRequest, LinkRoutes
 from brokerd.api.observed import Observed, request_id_here
 from brokerd.api.openapi import openapi_document
+from brokerd.api.operations import OperationRoutes
 from brokerd.api.problems import UNFORESEEN, Problem, problem_of
 from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
@@ -38,6 +39,7 @@ class Routes:
     totals: TotalsRoutes
     events: EventRoutes
     quarantine: QuarantineRoutes
+    operations: OperationRoutes
     credentials: CredentialRoutes
     budgets: BudgetRoutes
     probes: ProbeRoutes
@@ -53,6 +55,10 @@ def create_app(routes: Routes, *, key: Secret, metrics: Metrics) -> ASGIApp:
             put(link, guards=guards, name="put_link")(links.put),
             get(link, guards=guards, name="get_link")(links.get),
             delete(link, guards=guards, name="delete_link", status_code=202)(links.delete),
+            post(link, guards=guards, name="ask_of_link", status_code=202)(routes.operations.ask),
+            get("/v1/operations/{operation_id:str}", guards=guards, name="get_operation")(
+                routes.operations.read
+            ),
             put(f"{link}/credentials", guards=guards, name="put_credentials")(
                 routes.credentials.put
             ),
@@ -97,7 +103,7 @@ def _failed(request: ApiRequest, error: Exception) -> Response[bytes]:
         problem = UNFORESEEN
     allowed = error.headers if isinstance(error, MethodNotAllowedException) else None
     return Response(
-        msgspec.json.encode(_body(problem, link_id=request.path_params.get("link_id"))),
+        msgspec.json.encode(_body(problem, link_id=_link_id(request))),
         status_code=problem.status,
         headers={
             "content-type": "application/problem+json",
@@ -106,6 +112,12 @@ def _failed(request: ApiRequest, error: Exception) -> Response[bytes]:
             **(allowed or {}),
         },
     )
+
+
+def _link_id(request: ApiRequest) -> str | None:
+    """Return the link's id as the address has it, without what is asked of the link."""
+    named = request.path_params.get("link_id")
+    return None if named is None else str(named).partition(":")[0]
 
 
 def _body(problem: Problem, *, link_id: str | None) -> ProblemBody:

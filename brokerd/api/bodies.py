@@ -7,8 +7,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from brokerd.connector.provisioning.budgets import BudgetName
-from brokerd.connector.provisioning.ports import Charge
 from brokerd.domain import (
     BadReason,
     Phase,
@@ -38,13 +36,13 @@ MAX_STALENESS_SECONDS = 31_536_000
 MAX_PAGE = 1_000
 
 
-class _Body(
+class Body(
     msgspec.Struct,
     kw_only=True,
     rename="camel",
     forbid_unknown_fields=True,
 ):
-    pass
+    """What every body of ours has in common."""
 
 
 class DesiredWord(StrEnum):
@@ -55,7 +53,7 @@ class DesiredWord(StrEnum):
     STOPPED = "stopped"
 
 
-class MetaApiBody(_Body):
+class MetaApiBody(Body):
     """Where MetaApi keeps the account; `token` is the name of a configured token.
 
     Without an `accountId` brokerd creates the account, with the password of PUT …/credentials.
@@ -66,7 +64,7 @@ class MetaApiBody(_Body):
     region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", max_length=64)]
 
 
-class IdentityBody(_Body):
+class IdentityBody(Body):
     """Which MetaTrader account the link is for; immutable."""
 
     platform: Platform
@@ -75,7 +73,7 @@ class IdentityBody(_Body):
     currency: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{2,10}$", max_length=10)]
 
 
-class SpecBody(_Body):
+class SpecBody(Body):
     """What a client asks of a link."""
 
     user_id: Id
@@ -91,67 +89,13 @@ class SpecBody(_Body):
     ] = {}
 
 
-class PutBody(_Body):
+class PutBody(Body):
     """The body of PUT /v1/links/{id}."""
 
     spec: SpecBody
 
 
-class CredentialsBody(_Body):
-    """The body of PUT /v1/links/{id}/credentials; it is never shown again."""
-
-    password: Annotated[str, Meta(min_length=1, max_length=128)]
-
-
-class CredentialVersionBody(_Body):
-    """Which of a link's passwords the newest one is; 0 when none was submitted."""
-
-    credential_version: int
-
-
-class BudgetBody(_Body):
-    """What may be spent within a sliding window, and what was; of links and users, the most."""
-
-    name: BudgetName
-    window_seconds: float
-    attempts: int
-    max_attempts: int
-    usd: Amount
-    max_usd: Amount
-    remaining_usd: Amount
-
-
-class ChargeBody(_Body):
-    """What was spent on one kind of charge in the last thirty days."""
-
-    kind: Charge
-    attempts: int
-    usd: Amount
-
-
-class PricesBody(_Body):
-    """What MetaApi charges, as configured, in US dollars."""
-
-    add: Amount
-    deployment: Amount
-    failed_attempt: Amount
-    deployed_hour: Amount
-
-
-class BudgetsBody(_Body):
-    """What MetaApi was paid and may be paid; `hostingUsdPerDay` is what deployed accounts cost.
-
-    A call whose end is not known yet counts as `reserved`, with the worst it may cost.
-    """
-
-    budgets: list[BudgetBody]
-    charges: list[ChargeBody]
-    prices: PricesBody
-    deployed_accounts: int
-    hosting_usd_per_day: Amount
-
-
-class MetadataBody(_Body):
+class MetadataBody(Body):
     """What brokerd keeps about a spec; `resourceVersion` is what If-Match compares."""
 
     generation: int
@@ -159,7 +103,7 @@ class MetadataBody(_Body):
     created_at: Moment
 
 
-class QueueBody(_Body):
+class QueueBody(Body):
     """Where a waiting link stands; `position` 1 is next, as it was `positionAgeSeconds` ago."""
 
     position: int
@@ -167,7 +111,7 @@ class QueueBody(_Body):
     waiting_seconds: float
 
 
-class SyncBody(_Body):
+class SyncBody(Body):
     """How much of the history is in the ledger, and whether it was proven."""
 
     watermark: Moment | None
@@ -178,7 +122,7 @@ class SyncBody(_Body):
     last_audit_at: Moment | None
 
 
-class ConditionBody(_Body):
+class ConditionBody(Body):
     """One thing that is so, is not so, or is not known."""
 
     type: ConditionType
@@ -189,7 +133,7 @@ class ConditionBody(_Body):
     observed_generation: int
 
 
-class StatusBody(_Body):
+class StatusBody(Body):
     """What is. Act on conditions; `phase` is for people."""
 
     observed_generation: int
@@ -207,7 +151,7 @@ class StatusBody(_Body):
     conditions: list[ConditionBody]
 
 
-class LinkBody(_Body):
+class LinkBody(Body):
     """A link: what is wanted and what is."""
 
     id: str
@@ -216,14 +160,14 @@ class LinkBody(_Body):
     status: StatusBody
 
 
-class LinksBody(_Body):
+class LinksBody(Body):
     """A page of links; `next` is the `after` of the next page, null at the end."""
 
     items: list[LinkBody]
     next: str | None
 
 
-class DealBody(_Body):
+class DealBody(Body):
     """A deal of the ledger; money, price and volume are decimal strings."""
 
     deal_id: str
@@ -247,14 +191,14 @@ class DealBody(_Body):
     committed_at: Moment
 
 
-class DealsBody(_Body):
+class DealsBody(Body):
     """A page of deals; `next` is the `after` of the next page, null at the end."""
 
     items: list[DealBody]
     next: str | None
 
 
-class QuarantinedBody(_Body):
+class QuarantinedBody(Body):
     """A record that is no deal; `raw` is what came, with escapes for what no text can hold."""
 
     id: int
@@ -276,20 +220,20 @@ class QuarantinedBody(_Body):
     note: str | None
 
 
-class QuarantineBody(_Body):
+class QuarantineBody(Body):
     """A page of the quarantine; `next` is the `after` of the next page, null at the end."""
 
     items: list[QuarantinedBody]
     next: str | None
 
 
-class DiscardBody(_Body):
+class DiscardBody(Body):
     """Why a record says nothing that the ledger lacks."""
 
     note: Annotated[str, Meta(pattern=_PRINTABLE, max_length=500)]
 
 
-class DayTotalsBody(_Body):
+class DayTotalsBody(Body):
     """What the deals of one link on one UTC day add up to, as decimal strings."""
 
     link_id: str
@@ -306,14 +250,14 @@ class DayTotalsBody(_Body):
     credit: Amount
 
 
-class TotalsBody(_Body):
+class TotalsBody(Body):
     """A page of totals; `next` is the `after` of the next page, null at the end."""
 
     items: list[DayTotalsBody]
     next: str | None
 
 
-class EventBody(_Body):
+class EventBody(Body):
     """What happened to a deal, a link or its proof; `payload` is the deal, phase or proof.
 
     `id` never changes. An account's events are ordered by `generation` and `accountSeq`.
@@ -331,21 +275,21 @@ class EventBody(_Body):
     payload: msgspec.Raw
 
 
-class EventsBody(_Body):
+class EventsBody(Body):
     """Events in order; `next` is the `after` of the next call, and there always is one."""
 
     items: list[msgspec.Raw]
     next: str
 
 
-class RelistBody(_Body):
+class RelistBody(Body):
     """Events between the client's cursor and `next` are gone: list deals and links again."""
 
     reason: str
     next: str
 
 
-class ViolationBody(_Body):
+class ViolationBody(Body):
     """What is wrong with one place of a request."""
 
     path: str
@@ -367,14 +311,14 @@ class ProblemBody(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=Tr
     violations: list[ViolationBody] = []
 
 
-class ReadyBody(_Body):
+class ReadyBody(Body):
     """Whether this node serves; until then at which stage it is."""
 
     ready: bool
     stage: str
 
 
-class EnteredBody(_Body):
+class EnteredBody(Body):
     """When a link entered a phase, and why."""
 
     at: Moment
@@ -382,7 +326,7 @@ class EnteredBody(_Body):
     reason: str
 
 
-class UptimeBody(_Body):
+class UptimeBody(Body):
     """What was expected of a link and what it was; `ratio` is null where nothing was expected."""
 
     ratio: float | None
@@ -390,7 +334,7 @@ class UptimeBody(_Body):
     expected_seconds: float
 
 
-class ExplainBody(_Body):
+class ExplainBody(Body):
     """A link's story for people; programs act on conditions."""
 
     link_id: str

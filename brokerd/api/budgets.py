@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from litestar import Response
 
-from brokerd.api.bodies import BudgetBody, BudgetsBody, ChargeBody, PricesBody
 from brokerd.api.links import ApiRequest, json_answer
+from brokerd.api.money_bodies import BudgetBody, BudgetsBody, ChargeBody, PricesBody
 from brokerd.api.query import Query
 from brokerd.api.views import amount
 from brokerd.connector.governor.ports import Census

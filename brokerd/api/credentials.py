@@ -9,9 +9,9 @@ import msgspec
 from litestar import Response
 from litestar.params import FromPath
 
-from brokerd.api.bodies import CredentialsBody, CredentialVersionBody
 from brokerd.api.hints import Hints
 from brokerd.api.links import ApiRequest, json_answer, read_body
+from brokerd.api.money_bodies import CredentialsBody, CredentialVersionBody
 from brokerd.api.ports import CredentialBook, Registry, SubmittedPassword
 from brokerd.api.query import Query
 from brokerd.api.snapshots import Snapshots

@@ -1,11 +1,11 @@
 """Wake-up hints: tell every node that a spec changed, so that nobody waits for the next poll."""
 
-import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 
 class Hints(Protocol):
-    """How specs that changed are made known. Never raises; a lost hint costs one poll."""
+    """How what clients ask for is made known. Never raises; a lost hint costs one poll."""
 
     async def publish(self) -> None:
         """Wake every node that listens."""
@@ -14,9 +14,9 @@ class Hints(Protocol):
 class LocalHints:
     """Wakes this node alone; the others find out when they poll."""
 
-    def __init__(self, wake: asyncio.Event) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
     async def publish(self) -> None:
         """Wake this node."""
-        self._wake.set()
+        self._wake()

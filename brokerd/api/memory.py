@@ -20,6 +20,7 @@ from brokerd.domain import (
     LinkId,
     LinkSpec,
     LinkStatus,
+    MetaApiRef,
     Phase,
     QuarantineState,
     UserAction,
@@ -74,13 +75,16 @@ class MemoryRegistry:
         if named is None:
             return None
         account_id = named.account_id
-        version = self._state.accounts[account_id].credential_version
+        account = self._state.accounts[account_id]
+        version = account.credential_version
         decided = decide_submission(
             password,
             named=named,
             found=Found(
                 now=self._state.clock.now(),
                 version=version,
+                is_provisioned=account.created_id is not None
+                or isinstance(account.spec.metaapi, MetaApiRef),
                 kept=self._money.kept(account_id, version),
                 is_known_bad=self._money.is_known_bad(password.digests),
             ),

@@ -23,6 +23,7 @@ from brokerd.domain import (
     UserId,
 )
 from brokerd.ledger.feed import FeedCursor, FeedFilter, FeedPage
+from brokerd.operations import Operation, OperationId, OperationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,24 @@ class CredentialBook(Protocol):
         Raises `KnownBadCredentials` when the broker refused them before, `Conflict` when the
         link is for another identity by now.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """An operation that is open now; `is_new`: it was not before."""
+
+    operation: Operation
+    is_new: bool
+
+
+class OperationRegistry(Protocol):
+    """Long work as clients see it. Both methods raise `StoreUnavailable`."""
+
+    async def ask(self, link_id: LinkId, kind: OperationKind) -> Asked | None:
+        """Ask something of a link, unless that is open already; None when there is no such link."""
+
+    async def read(self, operation_id: OperationId) -> Operation | None:
+        """Read one operation; None when it never was, or ended long ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

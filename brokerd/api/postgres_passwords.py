@@ -12,6 +12,7 @@ from brokerd.domain import AccountId
 
 _READ = sa.text("""
 SELECT clock_timestamp() AS now, a.credential_version, c.digest, c.state,
+  coalesce(a.metaapi_account_id, a.created_account_id) IS NOT NULL AS is_provisioned,
   c.sealed IS NOT NULL AS is_sealed,
   EXISTS (SELECT FROM brokerd.intents AS i
     WHERE i.account_id = a.account_id AND i.credential_version = c.version
@@ -59,6 +60,7 @@ async def read(
     return Found(
         now=row.now.astimezone(UTC),
         version=row.credential_version,
+        is_provisioned=row.is_provisioned,
         kept=kept,
         is_known_bad=row.is_known_bad,
     )

@@ -1,6 +1,6 @@
 """Redis for the API: snapshots of links, and hints that wake other nodes; both may be lost."""
 
-import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -58,16 +58,16 @@ class RedisHints:
 
     name = "hints"
 
-    def __init__(self, effort: BestEffort, *, wake: asyncio.Event, namespace: str) -> None:
+    def __init__(self, effort: BestEffort, *, wake: Callable[[], None], namespace: str) -> None:
         self._effort = effort
         self._wake = wake
         self._channel = f"brokerd:{namespace}:changed"
 
     async def publish(self) -> None:
         """Wake every node."""
-        self._wake.set()
+        self._wake()
         await self._effort.call(lambda client: client.publish(self._channel, b""))
 
     async def run(self) -> None:
         """Wake this node whenever another one publishes; returns only when cancelled."""
-        await self._effort.listen(self._channel, self._wake.set)
+        await self._effort.listen(self._channel, lambda _word: self._wake())

@@ -20,10 +20,14 @@ from brokerd.queue.deadlines import deadline_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a submission meets: the account's newest password, and whether this one is known bad."""
+    """What a submission meets: the account's newest password, and whether this one is known bad.
+
+    `is_provisioned`: the account exists at MetaApi, as far as we know.
+    """
 
     now: datetime
     version: int
+    is_provisioned: bool
     kept: KeptPassword | None
     is_known_bad: bool
 
@@ -47,7 +51,7 @@ def decide_submission(
             "they are not tried again"
         )
     kept = found.kept
-    if kept is not None and kept.digest in password.digests and _is_good(kept):
+    if kept is not None and kept.digest in password.digests and _is_good(kept, found):
         return None
     waiting = named.waiting
     if waiting.is_wanted:
@@ -73,8 +77,8 @@ def decide_submission(
     )
 
 
-def _is_good(kept: KeptPassword) -> bool:
+def _is_good(kept: KeptPassword, found: Found) -> bool:
     """Say whether a password is used, or still waits to be and may yet be taken."""
     if kept.state is CredentialState.WAITING:
         return kept.is_sealed and not kept.was_refused
-    return kept.state is not CredentialState.REJECTED
+    return found.is_provisioned and kept.state is not CredentialState.REJECTED

@@ -31,11 +31,12 @@ from brokerd.connector.metaapi_rest.client import MetaApiRest
 from brokerd.connector.metaapi_rest.raw import MetaApiRaw
 from brokerd.connector.metaapi_rest.retries import retrying
 from brokerd.connector.metaapi_rest.transport import RestPorts, open_http
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.domain import MetaApiRef
 from brokerd.errors import ConfigInvalid
-from brokerd.telemetry import Metrics, configure_logging
+from brokerd.logs import configure_logging
+from brokerd.telemetry import Metrics
 
 PATIENCE_SECONDS = 900.0
 """How long one request may wait for credits: a long history costs more than a minute's."""
@@ -142,11 +143,13 @@ class _Check:
             return finding
 
         async def stream() -> Finding:
+            rest = MetaApiRest(self._settings.metaapi, ports=self._rest)
+            account = await rest.account(remote)
             async with self._open_stream(self._settings.metaapi) as opened:
                 heard = await watch(
                     remote,
                     stream=opened,
-                    reliability=self._token.reliability(remote.account_id),
+                    account=account,
                     since=BEGINNING,
                     clock=self._clock,
                 )
@@ -164,7 +167,11 @@ class _Check:
             settings,
             overlap_seconds=0.0,
             ports=StreamPorts(
-                http=self._http, clock=self._clock, random=self._random, metrics=self._metrics
+                http=self._http,
+                sockets=self._governor,
+                clock=self._clock,
+                random=self._random,
+                metrics=self._metrics,
             ),
         )
         try:

@@ -40,11 +40,14 @@ def build_governor(base: Foundation, fleet: Fleet) -> Governor:
     )
 
 
-def build_quota_watch(base: Foundation, fleet: Fleet, *, rest: RestPorts) -> QuotaWatch:
+def build_quota_watch(
+    base: Foundation, fleet: Fleet, *, governor: Governor, rest: RestPorts
+) -> QuotaWatch:
     """Build what warns before MetaApi's quotas refuse links."""
     return QuotaWatch(
         MetaApiQuotas(MetaApiRaw(base.settings.metaapi, ports=rest)),
         fleet=fleet,
+        subscriptions=governor.subscriptions,
         settings=base.settings.governor,
         metrics=base.metrics,
     )

@@ -1,7 +1,7 @@
 """Builds what runs links: the ports of one link, and the pool that fills the slots."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -27,8 +27,10 @@ from brokerd.ledger.postgres_windows import PostgresWindows
 from brokerd.ledger.writer import Writer
 from brokerd.pool.gate import GatedProvisioning
 from brokerd.pool.manager import Manager
+from brokerd.pool.operations import OperationDesk
 from brokerd.pool.ports import RunningLink
 from brokerd.pool.postgres_leases import PostgresLeases
+from brokerd.pool.postgres_operations import PostgresOperations
 from brokerd.pool.slots import SlotPorts
 from brokerd.queue.postgres import PostgresQueue
 
@@ -68,29 +70,47 @@ def build_provisioner(base: Foundation, membership: Membership, *, rest: RestPor
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """MetaApi as the node's links reach it."""
+
+    rest: RestPorts
+    provisioner: Provisioner
+    stream: StreamPort
+
+
 def link_ports(
-    base: Foundation,
-    *,
-    rest: RestPorts,
-    provisioner: Provisioner,
-    stream: StreamPort,
-    writer: Writer,
+    base: Foundation, *, remote: Remote, writer: Writer, operations: OperationDesk
 ) -> LinkPorts:
     """Build what every link of the node is made of."""
     settings, clock, metrics = base.settings, base.clock, base.metrics
     return LinkPorts(
-        rest=MetaApiRest(settings.metaapi, ports=rest),
-        provisioning=provisioner,
-        stream=stream,
+        rest=MetaApiRest(settings.metaapi, ports=remote.rest),
+        provisioning=remote.provisioner,
+        stream=remote.stream,
         ledger=writer,
         windows=PostgresWindows(base.database),
         long_pulls=asyncio.Semaphore(settings.link.max_long_pulls),
-        lease=PostgresLeases(base.database, patience_seconds=settings.queue.patience_seconds),
+        operations=operations,
+        lease=PostgresLeases(
+            base.database, patience_seconds=settings.queue.patience_seconds, told=base.tell
+        ),
         incidents=base.incidents,
         settings=settings.link,
         clock=clock,
         random=base.random,
         metrics=metrics,
+    )
+
+
+def build_operations(base: Foundation, membership: Membership) -> OperationDesk:
+    """Build where the node's links learn what clients asked of them."""
+    return OperationDesk(
+        membership.incarnation,
+        store=PostgresOperations(base.database),
+        settings=base.settings.operations,
+        clock=base.clock,
+        metrics=base.metrics,
     )
 
 

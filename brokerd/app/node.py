@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,21 +17,36 @@ from brokerd.api.postgres import PostgresRegistry
 from brokerd.api.readiness import Readiness
 from brokerd.api.server import ApiServer, bind
 from brokerd.app.governor import build_fleet, build_governor, build_quota_watch
-from brokerd.app.links import build_manager, build_provisioner, link_ports, rest_ports
+from brokerd.app.links import (
+    Remote,
+    build_manager,
+    build_operations,
+    build_provisioner,
+    link_ports,
+    rest_ports,
+)
 from brokerd.app.parts import Foundation, Membership, Node
-from brokerd.app.routes import Served, build_routes, open_feed, open_hints, open_snapshots
+from brokerd.app.routes import (
+    Served,
+    build_routes,
+    open_feed,
+    open_hints,
+    open_relay,
+    open_snapshots,
+)
 from brokerd.clock import SystemClock
 from brokerd.config.settings import Settings
 from brokerd.connector.governor.governor import Governor
 from brokerd.connector.governor.stream import GovernedStream
 from brokerd.connector.metaapi_rest.transport import open_http
-from brokerd.connector.metaapi_stream.client import StreamPorts
+from brokerd.connector.metaapi_stream.parts import StreamPorts
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.provisioning.sealing import Vault
 from brokerd.health.calendar import calendar_of
 from brokerd.health.desk import IncidentDesk
 from brokerd.health.notify import Notifier
 from brokerd.health.postgres_past import PostgresPast
+from brokerd.health.recycle import Recycler, RecyclerPorts
 from brokerd.health.upkeep import PastUpkeep
 from brokerd.health.watchdog import Watchdog
 from brokerd.ledger.feed_watch import FeedWatch
@@ -49,8 +64,10 @@ from brokerd.telemetry import Metrics
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[Node]:
-    """Build a node and register it.
+async def open_node(
+    settings: Settings, *, notifier: Notifier, recycle: Callable[[], None]
+) -> AsyncIterator[Node]:
+    """Build a node and register it; `recycle` is called when it should start afresh.
 
     Takes the API's address first: a second process started by mistake fails there, before its
     registration would fence the first. Raises `ConfigInvalid` for an address that is taken or a
@@ -65,18 +82,22 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             open_database(settings.database, metrics=metrics)
         )
         clock, calendar = SystemClock(), calendar_of(settings.health.markets)
+        random = Random()  # noqa: S311  # jitter, no secrets
+        redis = await _open_redis(stack, settings=settings, metrics=metrics)
+        feed = open_feed(settings, database, metrics=metrics)
         base = Foundation(
             settings=settings,
             clock=clock,
-            random=Random(),  # noqa: S311  # jitter, no secrets
+            random=random,
             metrics=metrics,
             vault=Vault(settings.secrets, random_bytes=os.urandom),
             database=database,
             read_database=await stack.enter_async_context(
                 open_replica(settings.database, metrics=metrics)
             ),
-            redis=await _open_redis(stack, settings=settings, metrics=metrics),
-            feed=open_feed(settings, database, metrics=metrics),
+            redis=redis,
+            feed=feed,
+            relay=open_relay(settings, redis, feed=feed, random=random),
             calendar=calendar,
             incidents=IncidentDesk(
                 settings.health, calendar=calendar, clock=clock, metrics=metrics
@@ -104,7 +125,8 @@ async def open_node(settings: Settings, *, notifier: Notifier) -> AsyncIterator[
             PastUpkeep(PostgresPast(base.database)),
             base.incidents,
             fleet,
-            build_quota_watch(base, fleet, rest=rest),
+            build_quota_watch(base, fleet, governor=ports.governor, rest=rest),
+            _recycler(base, node.stream, recycle=recycle),
         )
         yield replace(node, upkeep=upkeep)
 
@@ -150,7 +172,7 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     settings, clock, metrics = base.settings, base.clock, base.metrics
     snapshots = open_snapshots(base)
     writer = Writer(
-        PostgresLedgerStore(base.database, told=base.feed.wake),
+        PostgresLedgerStore(base.database, told=base.tell),
         settings=settings.ledger,
         clock=clock,
         random=base.random,
@@ -159,23 +181,34 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
     stream = MetaApiStream(
         settings.metaapi,
         overlap_seconds=settings.link.stream_overlap_seconds,
-        ports=StreamPorts(http=ports.http, clock=clock, random=base.random, metrics=metrics),
+        ports=StreamPorts(
+            http=ports.http,
+            sockets=ports.governor,
+            clock=clock,
+            random=base.random,
+            metrics=metrics,
+        ),
     )
+    operations = build_operations(base, membership)
     rest = rest_ports(base, http=ports.http, governor=ports.governor)
     provisioner = build_provisioner(base, membership, rest=rest)
-    links = link_ports(
-        base,
+    remote = Remote(
         rest=rest,
         provisioner=provisioner,
         stream=GatedStream(
             GovernedStream(stream, gate=ports.governor), heartbeat=membership.heartbeat
         ),
-        writer=writer,
     )
+    links = link_ports(base, remote=remote, writer=writer, operations=operations)
     manager = build_manager(
         base, membership, links=links, provisioner=provisioner, snapshots=snapshots
     )
-    hints = open_hints(base, manager)
+
+    def wake() -> None:
+        manager.wake.set()
+        operations.wake.set()
+
+    hints = open_hints(base, wake)
     registry = PostgresRegistry(base.database, settings=settings.queue, clock=clock)
     readiness = Readiness(registry, clock=clock)
     routes = build_routes(
@@ -183,7 +216,7 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
         Served(
             registry=registry,
             snapshots=snapshots,
-            hints=hints or LocalHints(manager.wake),
+            hints=hints or LocalHints(wake),
             readiness=readiness,
             governor=ports.governor,
         ),
@@ -193,7 +226,8 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
         writer=writer,
         stream=stream,
         manager=manager,
-        hints=hints,
+        operations=operations,
+        hints=[each for each in (hints, base.relay) if each is not None],
         feed=base.feed,
         upkeep=(),
         api=ApiServer(
@@ -207,6 +241,16 @@ def _build(base: Foundation, membership: Membership, ports: NodePorts) -> Node:
             metrics=metrics,
         ),
         notifier=ports.notifier,
+    )
+
+
+def _recycler(base: Foundation, stream: MetaApiStream, *, recycle: Callable[[], None]) -> Recycler:
+    return Recycler(
+        tend=stream.tend,
+        connections_made=lambda: stream.connections_made,
+        recycle=recycle,
+        ports=RecyclerPorts(clock=base.clock, random=base.random, metrics=base.metrics),
+        settings=base.settings.health,
     )
 
 

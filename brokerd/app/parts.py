@@ -7,6 +7,7 @@ from random import Random
 from brokerd.api.feed import Feed
 from brokerd.api.readiness import Readiness
 from brokerd.api.redis import RedisHints
+from brokerd.api.relay import FeedRelay
 from brokerd.api.server import ApiServer
 from brokerd.clock import Clock
 from brokerd.config.settings import Settings
@@ -21,6 +22,7 @@ from brokerd.ledger.writer import Writer
 from brokerd.pool.drain import Service
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
+from brokerd.pool.operations import OperationDesk
 from brokerd.pool.postgres_nodes import PostgresNodes
 from brokerd.store.engine import Database
 from brokerd.store.redis import BestEffort
@@ -40,8 +42,16 @@ class Foundation:
     read_database: Database | None
     redis: BestEffort | None
     feed: Feed
+    relay: FeedRelay | None
     calendar: Calendar
     incidents: IncidentDesk
+
+    def tell(self) -> None:
+        """Wake whoever reads the feed, here and on other nodes: something was told."""
+        if self.relay is None:
+            self.feed.wake.set()
+        else:
+            self.relay.tell()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +71,8 @@ class Node:
     writer: Writer
     stream: MetaApiStream
     manager: Manager
-    hints: RedisHints | None
+    operations: OperationDesk
+    hints: Sequence[RedisHints | FeedRelay]
     feed: Feed
     upkeep: Sequence[Service]
     api: ApiServer

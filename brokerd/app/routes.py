@@ -1,7 +1,9 @@
 """Builds what the API serves, and what stands between it and the database."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 from brokerd.api.app import Routes
 from brokerd.api.budgets import Books, BudgetGauges, BudgetRoutes
@@ -11,13 +13,16 @@ from brokerd.api.explain import ExplainRoutes
 from brokerd.api.feed import Feed, Limits
 from brokerd.api.hints import Hints
 from brokerd.api.links import LinkRoutes
+from brokerd.api.operations import OperationRoutes
 from brokerd.api.postgres import PostgresRegistry
+from brokerd.api.postgres_operations import PostgresOperationRegistry
 from brokerd.api.postgres_quarantine import PostgresQuarantineReader, QuarantineSize
 from brokerd.api.postgres_reads import postgres_reads
 from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
 from brokerd.api.redis import RedisHints, RedisSnapshots
+from brokerd.api.relay import FeedRelay
 from brokerd.api.snapshots import NoSnapshots, Snapshots
 from brokerd.app.parts import Foundation
 from brokerd.config.settings import Settings
@@ -28,9 +33,8 @@ from brokerd.connector.provisioning.postgres import PostgresSpend
 from brokerd.connector.provisioning.prices import prices_of
 from brokerd.health.postgres_past import PostgresPast
 from brokerd.ledger.postgres_feed import PostgresFeedReader
-from brokerd.pool.manager import Manager
 from brokerd.store.engine import Database
-from brokerd.store.redis import namespace_of
+from brokerd.store.redis import BestEffort, namespace_of
 from brokerd.telemetry import Metrics
 
 
@@ -42,12 +46,12 @@ def open_snapshots(base: Foundation) -> Snapshots:
     return RedisSnapshots(base.redis, settings=base.settings.redis, namespace=namespace)
 
 
-def open_hints(base: Foundation, manager: Manager) -> RedisHints | None:
+def open_hints(base: Foundation, wake: Callable[[], None]) -> RedisHints | None:
     """Listen for hints of other nodes through Redis; None without it."""
     if base.redis is None:
         return None
     namespace = namespace_of(base.settings.database.url)
-    return RedisHints(base.redis, wake=manager.wake, namespace=namespace)
+    return RedisHints(base.redis, wake=wake, namespace=namespace)
 
 
 def open_feed(settings: Settings, database: Database, *, metrics: Metrics) -> Feed:
@@ -61,6 +65,20 @@ def open_feed(settings: Settings, database: Database, *, metrics: Metrics) -> Fe
             poll_seconds=settings.ledger.feed_poll_seconds,
         ),
         metrics=metrics,
+    )
+
+
+def open_relay(
+    settings: Settings, redis: BestEffort | None, *, feed: Feed, random: Random
+) -> FeedRelay | None:
+    """Let other nodes know through Redis that something was told; None without it."""
+    if redis is None:
+        return None
+    return FeedRelay(
+        redis,
+        wake=feed.wake.set,
+        namespace=namespace_of(settings.database.url),
+        sender=random.randbytes(8),
     )
 
 
@@ -133,6 +151,13 @@ def build_routes(base: Foundation, served: Served) -> Routes:
         totals=TotalsRoutes(reads=reads.totals),
         events=EventRoutes(feed=base.feed, metrics=base.metrics),
         quarantine=QuarantineRoutes(records=PostgresQuarantineReader(base.database)),
+        operations=OperationRoutes(
+            operations=PostgresOperationRegistry(
+                base.database, expire_seconds=base.settings.operations.expire_seconds
+            ),
+            registry=served.registry,
+            hints=served.hints,
+        ),
         probes=ProbeRoutes(
             readiness=served.readiness,
             metrics=base.metrics.registry,

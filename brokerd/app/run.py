@@ -14,8 +14,8 @@ from brokerd.app.parts import Node
 from brokerd.config.settings import Settings
 from brokerd.errors import BrokerdError, StoreUnavailable, leaves
 from brokerd.health.notify import Notifier
+from brokerd.logs import logging_aside
 from brokerd.pool.drain import Orders, Service, serve
-from brokerd.telemetry import configure_logging
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -23,27 +23,34 @@ FLUSH_SECONDS = 10.0
 """What the last deals may take to become durable once the links have drained."""
 STREAM_CLOSE_SECONDS = 3.0
 EXIT_FAILED = 1
+EXIT_RECYCLE = 75
+"""EX_TEMPFAIL: drained, with nothing wrong, to be started afresh; the unit knows it."""
 
 
 def run(settings: Settings) -> int:
     """Run a node until SIGTERM; return the process's exit code. Raises `ConfigInvalid`."""
-    configure_logging(level=settings.log.level)
+    with logging_aside(level=settings.log.level):
+        return _run_to_the_end(settings)
+
+
+def _run_to_the_end(settings: Settings) -> int:
+    orders = Orders()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_run(settings))
+            runner.run(_run(settings, orders))
         except ExceptionGroup as group:
             failures = list(leaves(group))
             if not all(isinstance(failure, BrokerdError) for failure in failures):
                 raise
             log.error("app.failed", problems=[str(failure) for failure in failures])  # noqa: TRY400
             return EXIT_FAILED
-    return 0
+    return EXIT_RECYCLE if orders.is_recycling else 0
 
 
-async def _run(settings: Settings) -> None:
-    orders = Orders()
+async def _run(settings: Settings, orders: Orders) -> None:
     orders.listen()
-    async with open_node(settings, notifier=Notifier(environ=os.environ, pid=os.getpid())) as node:
+    notifier = Notifier(environ=os.environ, pid=os.getpid())
+    async with open_node(settings, notifier=notifier, recycle=orders.recycle) as node:
         await serve(
             _services(node),
             orders=orders,
@@ -53,15 +60,15 @@ async def _run(settings: Settings) -> None:
 
 
 def _services(node: Node) -> Sequence[Service]:
-    hints = () if node.hints is None else (node.hints,)
     return (
         node.writer,
         node.membership.heartbeat,
         node.manager,
+        node.operations,
         node.api,
         node.watchdog,
         node.feed,
-        *hints,
+        *node.hints,
         *node.upkeep,
     )
 

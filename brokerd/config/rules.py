@@ -15,12 +15,16 @@ from urllib.parse import urlsplit
 from brokerd.config.hours import BadHours, read_hours
 from brokerd.config.settings import (
     ApiSettings,
+    BudgetSettings,
     GovernorSettings,
     HealthSettings,
     LinkSettings,
     MetaApiSettings,
+    MoneySettings,
     PoolSettings,
+    ProvisioningSettings,
     Secret,
+    SecretsSettings,
     Settings,
 )
 from brokerd.domain import Priority
@@ -30,6 +34,8 @@ UNIT_STOP_SECONDS: Final = 90.0
 
 _MAY_BE_ZERO = frozenset(
     {
+        *(f"budgets.{field.name}" for field in fields(BudgetSettings)),
+        *(f"money.{field.name}" for field in fields(MoneySettings)),
         "pool.max_links",
         "queue.max_length",
         "ledger.batch_age_seconds",
@@ -43,6 +49,7 @@ _MAY_BE_ZERO = frozenset(
         "governor.fleet_socket_opens_per_second",
         "governor.item_credits",
         "link.backoff_hold_seconds",
+        "health.recycle_spread_seconds",
         "redis.snapshot_seconds",
         "api.port",
     }
@@ -50,6 +57,9 @@ _MAY_BE_ZERO = frozenset(
 _LEVELS = ("debug", "info", "warning", "error")
 _POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _KEY_CHARACTERS = 16
+_SEAL_CHARACTERS = 32
+_ACCOUNT_TYPES = ("cloud-g2", "cloud-g1")
+_RELIABILITIES = ("high", "regular")
 _PORT_LIMIT = 65_535
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]+)?")
@@ -68,6 +78,8 @@ def broken_rules(settings: Settings) -> list[str]:
         *_stores(settings),
         *_health(settings.health),
         *_api(settings.api),
+        *_provisioning(settings.provisioning),
+        *_secrets(settings.secrets),
     ]
 
 
@@ -192,6 +204,11 @@ def _stores(settings: Settings) -> Iterator[str]:
         why="the buffer holds a batch, and a batch what one link may bring to it",
     )
     yield from _ordered(
+        ("ledger.batch_bytes", settings.ledger.batch_bytes),
+        ("ledger.buffer_bytes", settings.ledger.buffer_bytes),
+        why="the buffer holds at least one batch",
+    )
+    yield from _ordered(
         ("database.idle_seconds", settings.database.idle_seconds),
         ("database.lifetime_seconds", settings.database.lifetime_seconds),
         why="a connection cannot be idle longer than it lives",
@@ -237,6 +254,32 @@ def _api(api: ApiSettings) -> Iterator[str]:
             "api.host: is beyond loopback, which needs TLS, and brokerd does not speak it yet; "
             "listen on 127.0.0.1 and put a TLS proxy before it"
         )
+
+
+def _provisioning(provisioning: ProvisioningSettings) -> Iterator[str]:
+    if provisioning.account_type not in _ACCOUNT_TYPES:
+        yield f"provisioning.account_type: must be one of {', '.join(_ACCOUNT_TYPES)}"
+    if provisioning.reliability not in _RELIABILITIES:
+        yield f"provisioning.reliability: must be one of {', '.join(_RELIABILITIES)}"
+    yield from _ordered(
+        ("provisioning.poll_seconds", provisioning.poll_seconds),
+        ("provisioning.timeout_seconds", provisioning.timeout_seconds),
+        why="an account is looked at before it is given up",
+        is_strict=True,
+    )
+
+
+def _secrets(secrets: SecretsSettings) -> Iterator[str]:
+    for key_id, key in secrets.keys.items():
+        if not _NODE_NAME.fullmatch(key_id):
+            yield "secrets.keys: an id must be 1 to 64 letters, digits, dots, dashes or underscores"
+        if len(key.reveal()) < _SEAL_CHARACTERS:
+            yield (
+                f"secrets.keys.{key_id}: is shorter than {_SEAL_CHARACTERS} characters; "
+                "make one with `openssl rand -hex 32`"
+            )
+    if secrets.keys and secrets.current not in secrets.keys:
+        yield "secrets.current: must be the id of one of secrets.keys, which seals from now on"
 
 
 def _is_loopback(host: str) -> bool:

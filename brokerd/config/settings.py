@@ -42,6 +42,7 @@ class MetaApiSettings:
     admissions_per_second: int = 10  # links opened per second; a sync costs the loop 16 to 80 ms
     connect_timeout_seconds: float = 20.0
     session_buffer_events: int = 10_000  # per link; full = the link is marked for a pull
+    canary_links: int = 10  # of one broker server; then their specifications are told by hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ class LinkSettings:
     quarantine_blocks: bool = False  # whether an unreadable deal stops the watermark
     proof_interval_seconds: float = 86_400.0  # between balance proofs of a live link
     proof_retry_seconds: float = 60.0  # between the three mismatches that make it False
+    broker_away_seconds: float = 3_600.0  # then, in session, a restart asks for the credentials
     backoff_base_seconds: float = 1.0
     backoff_ceiling_seconds: float = 300.0
     backoff_hold_seconds: float = 30.0  # up to so long a wait keeps the slot
@@ -113,7 +115,6 @@ class ProvisioningSettings:
     create_retry_seconds: float = 60.0  # between two questions, where MetaApi names no time
     confirm_seconds: float = 900.0  # until refused credentials of a live link are tried once more
     recent_seconds: float = 604_800.0  # how lately such a link must have been live
-    validation_lock_seconds: float = 3_600.0  # MetaApi's lock after too many refused credentials
     failed_deploy_retry_seconds: float = 21_600.0  # six hours: what each start is billed for
     refusal_memory_seconds: float = 86_400.0  # how long a refusal is believed without asking
     rejected_memory_seconds: float = 2_592_000.0  # likewise credentials the broker refused
@@ -181,11 +182,22 @@ class LedgerSettings:
 
     batch_deals: int = 1_000  # throughput flattens above (stack.md)
     link_batch_deals: int = 250  # of one link in a batch; its burst must not hold the others up
+    batch_bytes: int = 8_388_608  # a statement of more would hold up all the others
     batch_age_seconds: float = 0.005  # what a lone deal may wait for company
     buffer_deals: int = 20_000  # full = writers wait
+    buffer_bytes: int = 67_108_864  # likewise; usual deals take a quarter of it, huge ones all
     retry_ceiling_seconds: float = 5.0  # between attempts while Postgres is away
     events_retention_days: int = 14  # how far behind a reader of the feed may be
     feed_poll_seconds: float = 0.25  # between two looks for events of other nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationSettings:
+    """How what clients ask for, such as audits, is found, ends and is forgotten."""
+
+    poll_seconds: float = 1.0  # between two looks for what was asked; a hint wakes it earlier
+    expire_seconds: float = 86_400.0  # asked a day ago and not done: whoever asked has left
+    keep_days: int = 30  # what an audit found is worth reading at the end of the month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +246,10 @@ class MarketHours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSettings:
-    """What is expected of links, and when many that fail are one incident."""
+    """What is expected of links, and when many that fail are one incident.
+
+    And what a process may use before it drains and starts afresh (docs/sdk.md: what leaks).
+    """
 
     markets: Mapping[str, MarketHours] = field(default_factory=dict)  # by server name or pattern
     incident_links: int = 3  # fewer that fail together are no incident
@@ -245,6 +260,10 @@ class HealthSettings:
     )
     canary_ceiling_seconds: float = 900.0
     returns_per_second: float = 5.0  # links that come back once a canary is live
+    max_connections_made: int = 100_000  # of the SDK, ever; each leaves some hundred bytes behind
+    max_tasks: int = 30_000  # 1,000 links take about 10,000
+    max_resident_mb: int = 1_024  # 1,000 links take about 200
+    recycle_spread_seconds: float = 600.0  # nodes that started together do not end together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +290,7 @@ class Settings:
     pool: PoolSettings = field(default_factory=PoolSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    operations: OperationSettings = field(default_factory=OperationSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -137,20 +137,40 @@ class Auditor:
                 deals=len(pulled.missing),
             )
 
-    async def prove(self, since: datetime, *, before: AccountInformation | None = None) -> None:
-        """Prove the balance; `before` is a reading taken before the last pull, if there is one."""
+    @property
+    def verdict(self) -> proof.Verdict:
+        """Return where the proof stands."""
+        return self._verdict
+
+    @property
+    def proof_due(self) -> float:
+        """Return the monotonic time of the next proof."""
+        return self._proof_due
+
+    async def prove(
+        self,
+        since: datetime,
+        *,
+        before: AccountInformation | None = None,
+        is_all_read: bool = False,
+    ) -> bool:
+        """Prove the balance; say whether it could be compared, else it is put off.
+
+        `before` is a reading taken before the last pull, if there is one; `is_all_read` spares a
+        last doubt from reading all history again, because that was just done.
+        """
         try:
             finding = await self._find(since, before)
-            if self._is_last_doubt(finding):
-                await self._verifier.verify_all(lambda _done, _of: None)
+            if not is_all_read and self._is_last_doubt(finding):
+                await self._verifier.verify_all()
                 finding = await self._find(since, None)
         except Transient as failure:
             log.debug("ledger.proof_delayed", link_id=self._claim.link_id, code=failure.code)
             self._put_proof_off(hint_of(failure) or 0.0)
-            return
+            return False
         if finding is None:
             self._put_proof_off(0.0)
-            return
+            return False
         now = self._ports.clock.monotonic()
         counted = self._verdict.mismatches
         self._verdict = proof.judge(
@@ -167,6 +187,7 @@ class Auditor:
         if counted < self._verdict.mismatches <= proof.MISMATCHES_NEEDED:
             self._pull_due = min(self._pull_due, now)  # a late deal would explain it: look far back
         await self._board.note_proof(self._verdict.finding)
+        return True
 
     def _is_last_doubt(self, finding: proof.Finding | None) -> bool:
         """Say whether this mismatch would be the verdict: then all history is read again first."""

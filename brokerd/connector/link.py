@@ -1,6 +1,7 @@
 """One link in its slot: dial, and dial again with backoff, until the slot is given back."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from enum import Enum
 
@@ -17,6 +18,7 @@ from brokerd.connector.states import LinkEvent
 from brokerd.connector.waiting import await_turn
 from brokerd.domain import Backoff, Claim, Desired, Phase, UserAction
 from brokerd.errors import (
+    BrokerAway,
     BrokerdError,
     Fenced,
     LinkLost,
@@ -43,6 +45,14 @@ class _Order(Enum):
     LEAVE = "leave"
 
 
+class _Doubt(Enum):
+    """Whether the broker still takes the credentials; the question costs money."""
+
+    NONE = "none"
+    RAISED = "raised"  # it let us in no more for long; the next dial asks
+    ASKED = "asked"  # and it is asked no more before the link was live again
+
+
 class _Told(Exception):
     """Ends an attempt because the link was told something."""
 
@@ -57,6 +67,7 @@ class Link:
         self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
         self._backoff = claim.backoff
         self._rhythm = Rhythm()
+        self._doubts_broker = _Doubt.NONE
         self._order = _Order.STAY
         self._told = asyncio.Event()
 
@@ -108,12 +119,22 @@ class Link:
         """
         standing = Standing(on_stood=self._forgive, ports=self._ports)
         name = f"attempt:{self._claim.link_id}"
-        failure = _gravest(await attempts.create_task(self._carry_out(standing), name=name))
+        async with AsyncExitStack() as closing:
+            attempt = self._carry_out(standing, closing)
+            ended = await attempts.create_task(attempt, name=name)
+            _heed_cancellation()
+            return await self._conclude(_gravest(ended), standing)
+
+    async def _conclude(self, failure: BrokerdError | _Told, standing: Standing) -> float | None:
         if standing.has_stood:
             await self._forgive()
         if isinstance(failure, _Told):
             return None
         self._ports.incidents.lost(self._claim.link_id)
+        if standing.was_live:
+            self._doubts_broker = _Doubt.NONE
+        if isinstance(failure, BrokerAway) and self._doubts_broker is _Doubt.NONE:
+            self._doubts_broker = _Doubt.RAISED
         if isinstance(failure, NotFound) and standing.was_live:
             failure = LinkLost(f"what was there a moment ago is looked for once more: {failure}")
         return await self._fail(failure)
@@ -125,25 +146,33 @@ class Link:
             self._board.note_attempt(0)
             await self._save_backoff()
 
-    async def _carry_out(self, standing: Standing) -> ExceptionGroup[Exception]:
+    async def _carry_out(
+        self, standing: Standing, closing: AsyncExitStack
+    ) -> ExceptionGroup[Exception]:
         """Dial and stay until that fails or we are told something; return all that ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name=f"listen:{self._claim.link_id}")
-                group.create_task(self._dial(standing), name=f"session:{self._claim.link_id}")
+                group.create_task(
+                    self._dial(standing, closing), name=f"session:{self._claim.link_id}"
+                )
         except ExceptionGroup as failures:
             return failures
         raise AssertionError("a session ends only by raising")
 
-    async def _dial(self, standing: Standing) -> None:
-        """Have the account deployed, then open a session and stay in it."""
+    async def _dial(self, standing: Standing, closing: AsyncExitStack) -> None:
+        """Have the account deployed, then open a session and stay in it; `closing` ends it."""
         await self._await_turn()
         await self._board.enter(LinkEvent.DIALLED, "Dialling")
 
         async def working(reason: str) -> None:
             await self._board.enter(LinkEvent.PREPARING, reason)
 
-        provisioned = await self._ports.provisioning.deployed(self._claim, working=working)
+        bring_up = self._ports.provisioning.deployed
+        if self._doubts_broker is _Doubt.RAISED:
+            self._doubts_broker = _Doubt.ASKED
+            bring_up = self._ports.provisioning.restarted
+        provisioned = await bring_up(self._claim, working=working)
         if self._board.phase is Phase.PROVISIONING:
             await self._board.enter(LinkEvent.DIALLED, "Dialling")
         session = LinkSession(
@@ -153,6 +182,7 @@ class Link:
             board=self._board,
             ports=self._ports,
         )
+        closing.push_async_callback(session.close)
         await session.run()
 
     async def _await_turn(self) -> None:
@@ -181,7 +211,7 @@ class Link:
             random=self._ports.random,
         )
         is_new = self._backoff.attempt == 0
-        is_expected = self._ports.incidents.is_out_of_hours(self._claim)
+        is_expected = self._ports.incidents.is_expected(self._claim)
         level = (log.info if is_expected else log.warning) if is_new else log.debug
         level(
             "link.lost",
@@ -291,6 +321,16 @@ class Link:
         except StoreUnavailable:
             return False
         return True
+
+
+def _heed_cancellation() -> None:
+    """End the link if it was cancelled while its attempt failed.
+
+    Before Python 3.13 a group whose tasks fail as it is cancelled tells of the failures alone.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _needs_new_session(earlier: Claim, later: Claim) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -31,6 +32,7 @@ from brokerd.domain import (
     Window,
     WriteOutcome,
 )
+from brokerd.operations import AuditResult, Operation, OperationId, Progress
 from brokerd.telemetry import Metrics
 
 PAGE_LIMIT = 1000
@@ -52,6 +54,7 @@ class RemoteAccount:
     server: str
     region: str
     reliability: str
+    generation: str = "cloud-g2"  # of its terminals; MetaApi calls it `type`, this is its default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +159,8 @@ class Session(Protocol):
     async def receive(self) -> Sequence[StreamEvent]:
         """Wait for at least one event, then return all that wait, in order.
 
-        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair.
+        Safe to cancel: nothing is lost. Raises `LinkLost` once the session is beyond repair,
+        `Unauthorized` once MetaApi refuses its token.
         """
 
     def acknowledge(self, through: datetime) -> None:
@@ -170,9 +174,9 @@ class StreamPort(Protocol):
     """MetaApi's stream. With `Session` these are the only four verbs."""
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> Session:
-        """Open the session; returns before its terminal answered.
+        """Open the session of the account that is there; returns before its terminal answered.
 
         `synced_through` is the durable watermark; the adapter subtracts its own overlap. Waits for
         its turn under the admission rate. Raises `Transient` or `Rejected`. When cancelled it
@@ -290,6 +294,28 @@ class LeaseHandle(Protocol):
         """Store the account's modes at the first connect; later say whether they are the same."""
 
 
+class Operations(Protocol):
+    """What clients asked of the links of this node.
+
+    The methods with a fence raise `Fenced` and `StoreUnavailable`; they say whether the operation
+    is still open: it may have expired, or its link may have been deleted.
+    """
+
+    def asked(self, account_id: AccountId) -> Operation | None:
+        """Return what is open for an account as of the node's last look; asks nobody."""
+
+    def followed(
+        self, account_id: AccountId, wake: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """Call `wake` whenever something new is open for the account, while in this context."""
+
+    async def advance(self, fence: Fence, operation_id: OperationId, progress: Progress) -> bool:
+        """Note how far we came; the operation is running from then on."""
+
+    async def finish(self, fence: Fence, operation_id: OperationId, result: AuditResult) -> bool:
+        """Close the operation with what it found."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisioned:
     """A link whose MetaApi account is deployed: its claim, which knows the account by now."""
@@ -336,8 +362,8 @@ class Incidents(Protocol):
     def turn(self, link_id: LinkId) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
 
-    def is_out_of_hours(self, claim: Claim) -> bool:
-        """Say whether the link's broker is closed, so that silence and losses are expected."""
+    def is_expected(self, claim: Claim) -> bool:
+        """Say whether nobody need wonder that the link is lost: out of hours, or with many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +379,7 @@ class LinkPorts:
     ledger: Ledger
     windows: Windows
     long_pulls: asyncio.Semaphore
+    operations: Operations
     lease: LeaseHandle
     incidents: Incidents
     settings: LinkSettings

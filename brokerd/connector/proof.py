@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from brokerd.connector.ports import AccountInformation
 from brokerd.domain import Anchor, Proof, Totals
+from brokerd.operations import Difference
 
 MISMATCHES_NEEDED = 3
 """One mismatch may be a deal on its way; only as many, well apart, are a verdict (design.md 7)."""
@@ -25,10 +26,15 @@ _DIGITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one comparison says; `detail` is for people and names the exact difference."""
+    """What one comparison says; `detail` is for people and names the exact difference.
+
+    `difference` is there wherever broker and ledger could be compared, also when that proves
+    nothing.
+    """
 
     proof: Proof
     detail: str
+    difference: Difference | None = None
 
 
 def compare(
@@ -47,21 +53,21 @@ def compare(
     """
     if (before.balance, before.credit) != (after.balance, after.credit):
         return None
-    doubt = _doubt(totals)
+    doubt, found = _doubt(totals), difference(after, totals)
     if doubt is not None:
-        return Finding(proof=Proof.UNKNOWN, detail=doubt)
-    found = difference(after, totals)
+        return Finding(proof=Proof.UNKNOWN, detail=doubt, difference=found)
     if found is None:
         return Finding(proof=Proof.UNKNOWN, detail=f"unknown precision of {after.currency}")
     if is_partial and totals.anchor is None:
         return Finding(proof=Proof.UNKNOWN, detail=NOT_ANCHORED)
     if found.is_none:
         since = " since syncFrom" if is_partial else ""
-        return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals{since}")
+        return Finding(proof=Proof.PROVEN, detail=f"{totals.deals} deals{since}", difference=found)
     return Finding(
         proof=Proof.MISMATCH,
         detail=f"broker minus ledger: balance {found.balance:f}, credit {found.credit:f} "
-        f"{after.currency}",
+        f"{found.currency}",
+        difference=found,
     )
 
 
@@ -80,19 +86,6 @@ def anchor_of(seen: AccountInformation, totals: Totals) -> Anchor | None:
     return None if found is None else Anchor(balance=found.balance, credit=found.credit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Broker minus ledger, both rounded to what the currency can hold."""
-
-    balance: Decimal
-    credit: Decimal
-
-    @property
-    def is_none(self) -> bool:
-        """Say whether broker and ledger agree."""
-        return not (self.balance or self.credit)
-
-
 def difference(seen: AccountInformation, totals: Totals) -> Difference | None:
     """Subtract the ledger's sums from the broker's; None when the currency's digits are unknown."""
     digits = seen.currency_digits
@@ -104,6 +97,7 @@ def difference(seen: AccountInformation, totals: Totals) -> Difference | None:
     return Difference(
         balance=round(seen.balance, digits) - round(totals.balance + before.balance, digits),
         credit=round(seen.credit, digits) - round(totals.credit + before.credit, digits),
+        currency=seen.currency,
     )
 
 
@@ -114,6 +108,13 @@ class Verdict:
     finding: Finding
     mismatches: int = 0
     last_mismatch_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Say whether another look at the same sums would not change it."""
+        if self.finding.proof is not Proof.UNKNOWN:
+            return True
+        return not self.mismatches and self.finding.detail != NOT_ANCHORED
 
 
 def is_next_the_last(previous: Verdict, *, now: datetime, retry_seconds: float) -> bool:
@@ -132,7 +133,8 @@ def judge(previous: Verdict, finding: Finding, *, now: datetime, retry_seconds: 
     mismatches = previous.mismatches + 1
     shown = finding
     if mismatches < MISMATCHES_NEEDED:
-        shown = Finding(
+        shown = replace(
+            finding,
             proof=Proof.UNKNOWN,
             detail=f"mismatch {mismatches} of {MISMATCHES_NEEDED}: {finding.detail}",
         )

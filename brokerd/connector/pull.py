@@ -6,7 +6,7 @@ That rests on pages coming in the order of time, so it is checked on every page;
 comes in no such order the pull ends where the history ends.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -44,11 +44,21 @@ class Pulled:
         return min(self.end, self.fetched_at)
 
 
-class Puller:
-    """Pulls for one claim; every write is fenced by it."""
+CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
+"""How the pull of a span is tried: once, or through failures."""
 
-    def __init__(self, claim: Claim, *, ports: LinkPorts) -> None:
+
+async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
+    """Try once."""
+    return await span()
+
+
+class Puller:
+    """Pulls for one claim; every write is fenced by it, and says which `source` it is of."""
+
+    def __init__(self, claim: Claim, *, ports: LinkPorts, source: Source = Source.PULL) -> None:
         self._claim = claim
+        self._source = source
         self._rest = ports.rest
         self._ledger = ports.ledger
         self._windows = ports.windows
@@ -110,7 +120,7 @@ class Puller:
                 fence=self._claim.fence,
                 link_id=self._claim.link_id,
                 user_id=self._claim.spec.user_id,
-                source=Source.PULL,
+                source=self._source,
                 deals=deals,
                 removals=removals,
                 fetched_at=fetched_at,

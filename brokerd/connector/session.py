@@ -19,8 +19,9 @@ from brokerd.connector.audit import Auditor
 from brokerd.connector.backoff import hint_of
 from brokerd.connector.board import Board
 from brokerd.connector.coverage import Coverage
+from brokerd.connector.operations import AskedAudit
 from brokerd.connector.ports import AccountInformation, LinkPorts, Provisioned, Session
-from brokerd.connector.pull import Pulled, Puller
+from brokerd.connector.pull import CarryOut, Pulled, Puller, at_once
 from brokerd.connector.reader import Reader
 from brokerd.connector.silence import Rhythm
 from brokerd.connector.standing import Standing
@@ -28,8 +29,9 @@ from brokerd.connector.states import LinkEvent, deadlines
 from brokerd.connector.verify import Verifier
 from brokerd.connector.waiting import TIMER_SECONDS, await_turn, persevere
 from brokerd.connector.watch import Watch
-from brokerd.domain import Phase
+from brokerd.domain import Phase, Source
 from brokerd.errors import (
+    BrokerAway,
     ConnectTimeout,
     IdentityMismatch,
     StreamDeaf,
@@ -40,18 +42,12 @@ from brokerd.errors import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-
-CarryOut = Callable[[Callable[[], Awaitable[Pulled]]], Awaitable[Pulled]]
-"""How the pull of a span is tried: once, or through failures."""
-
-
-async def at_once(span: Callable[[], Awaitable[Pulled]]) -> Pulled:
-    """Try once."""
-    return await span()
+UNHEARD_SECONDS = 1.0
+"""A stream that comes back sooner brings everything itself."""
 
 
 class LinkSession:
-    """One attempt of a link: it ends by raising, or by being cancelled.
+    """One attempt of a link: it ends by raising, or by being cancelled; then it is to be closed.
 
     Its account is deployed. `rhythm` is what earlier sessions learnt of the heartbeats; `standing`
     tells how long it lived.
@@ -68,7 +64,7 @@ class LinkSession:
     ) -> None:
         self._standing = standing
         self._claim = claim = provisioned.claim
-        self._reliability = provisioned.account.reliability
+        self._account = provisioned.account
         self._board = board
         self._ports = ports
         self._settings = ports.settings
@@ -78,7 +74,7 @@ class LinkSession:
         self._puller = Puller(claim, ports=ports)
         self._verifier = Verifier(
             claim,
-            puller=self._puller,
+            puller=Puller(claim, ports=ports, source=Source.AUDIT),
             ports=ports,
             is_interrupted=lambda: self._reader.was_interrupted,
         )
@@ -89,9 +85,11 @@ class LinkSession:
             verifier=self._verifier,
             ports=ports,
         )
+        self._asked = AskedAudit(claim, auditor=self._audit, verifier=self._verifier, ports=ports)
         self._hearing = self._audit.hearing
         self._reader = Reader(claim, rhythm=rhythm, hearing=self._hearing, ports=ports)
         self._watch = Watch(claim, board=board, reader=self._reader, ports=ports)
+        self._session: Session | None = None
         self._coverage = Coverage(claim, ports=ports)
         self._group = asyncio.TaskGroup()
 
@@ -100,9 +98,10 @@ class LinkSession:
         await self._coverage.read()
         session = await self._ports.stream.open(
             self._remote,
-            reliability=self._reliability,
+            account=self._account,
             synced_through=self._coverage.stream_start,
         )
+        self._session = session
         self._reader.listen_anew()
         try:
             async with self._group as group:
@@ -111,19 +110,24 @@ class LinkSession:
                 group.create_task(self._keep(session), name=f"keep:{self._claim.link_id}")
         finally:
             self._standing.leave()
+
+    async def close(self) -> None:
+        """Close what `run` opened, in bounded time. Its loss need not wait to be told for this."""
+        if self._session is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits[Phase.DRAINING]):
-                    await session.close()
+                    await self._session.close()
 
     async def _keep(self, session: Session) -> None:
         self._standing.leave()
-        await self._wait_up()
+        await self._wait_up(session)
         await self._board.enter(LinkEvent.ANSWERED, "Answered")
         information = await self._identify(self._limits[Phase.VERIFYING])
         await self._board.enter(LinkEvent.IDENTIFIED, "Identified")
         await self._become_live(session, before=information)
-        while True:
-            await self._tend(session)
+        with self._ports.operations.followed(self._claim.fence.account_id, self._reader.news.set):
+            while True:
+                await self._tend(session)
 
     async def _tend(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
@@ -140,10 +144,14 @@ class LinkSession:
 
     def _next_due(self) -> float:
         return min(
-            self._audit.next_due(), self._verifier.due, self._hearing.due, self._standing.due
+            self._audit.next_due(),
+            self._asked.due,
+            self._verifier.due,
+            self._hearing.due,
+            self._standing.due,
         )
 
-    def _next_job(self, session: Session) -> Coroutine[object, object, None] | None:
+    def _next_job(self, session: Session) -> Coroutine[object, object, object] | None:
         """Return what is to be done now, if anything is."""
         settings, now = self._settings, self._clock.monotonic()
         if now >= self._hearing.due:
@@ -156,11 +164,13 @@ class LinkSession:
             return self._fill_gap(session, reason)
         if self._audit.is_pull_due():
             return self._roll(session)
+        if self._asked.is_due():
+            return self._asked.step(self._coverage.since(settings.reconnect_overlap_seconds))
         if self._audit.is_proof_due():
             return self._audit.prove(self._coverage.since(settings.reconnect_overlap_seconds))
         return self._look_back() if now >= self._verifier.due else None
 
-    async def _do(self, job: Coroutine[object, object, None]) -> None:
+    async def _do(self, job: Coroutine[object, object, object]) -> None:
         """Do what an interruption ends at once: from then on we do not know who answers."""
         if self._reader.was_interrupted:
             job.close()
@@ -178,7 +188,7 @@ class LinkSession:
         self._detected("interruption", since=self._reader.interrupted_at)
         self._ports.incidents.lost(self._claim.link_id)
         await self._board.enter(LinkEvent.INTERRUPTED, self._why_down())
-        await self._wait_up()
+        await self._wait_up(session)
         await await_turn(
             self._claim.link_id,
             is_called_off=lambda: self._reader.was_interrupted,
@@ -324,26 +334,56 @@ class LinkSession:
 
     # Waiting.
 
-    async def _wait_up(self) -> None:
+    async def _wait_up(self, session: Session) -> None:
         """Wait until terminal and broker answer; a broker that is away may stay away."""
-        await self._wait_until(
-            lambda: self._reader.is_up,
-            ConnectTimeout("no terminal of the account answered"),
-            limit_seconds=self._limits[Phase.CONNECTING],
-        )
+        name = f"unheard:{self._claim.link_id}"
+        pulling = self._group.create_task(self._pull_unheard(session), name=name)
+        try:
+            await self._wait_until(
+                lambda: self._reader.is_up,
+                ConnectTimeout("no terminal of the account answered"),
+                limit_seconds=self._limits[Phase.CONNECTING],
+            )
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
         self._reader.was_interrupted = False
+
+    async def _pull_unheard(self, session: Session) -> None:
+        """Carry the ledger on while the stream is away: REST may work all the while.
+
+        Once soon, links that were lost together apart, and then at the pace of rolling pulls.
+        """
+        interval_seconds = self._settings.rolling_interval_seconds
+        spread_seconds = max(UNHEARD_SECONDS, interval_seconds / 10)
+        await asyncio.sleep(self._ports.random.uniform(UNHEARD_SECONDS, spread_seconds))
+        while True:
+            if self._coverage.watermark is not None and not self._reader.is_terminal_up:
+                try:
+                    await self._verify()
+                    overlap_seconds = self._settings.reconnect_overlap_seconds
+                    await self._pull(session, overlap_seconds, kind="unheard")
+                except Transient as failure:
+                    outcome = failure.code
+                    self._ports.metrics.pulls.labels(kind="unheard", outcome=outcome).inc()
+            await asyncio.sleep(interval_seconds)
 
     async def _wait_until(
         self, is_met: Callable[[], bool], failure: TimedOut, *, limit_seconds: float
     ) -> None:
-        began_at = self._clock.monotonic()
+        began_at = alone_since = self._clock.monotonic()
         while not is_met():
-            if self._reader.is_terminal_up and not self._reader.is_broker_up:
-                began_at = self._clock.monotonic()  # the terminal beats: it is the broker we await
-            remaining = began_at + limit_seconds - self._clock.monotonic()
-            if remaining <= 0:
+            now = self._clock.monotonic()
+            is_broker_awaited = self._reader.is_terminal_up and not self._reader.is_broker_up
+            if is_broker_awaited:
+                began_at = now
+            if not is_broker_awaited or self._ports.incidents.is_expected(self._claim):
+                alone_since = now
+            if now >= began_at + limit_seconds:
                 raise failure
-            await self._wait_news(self._clock.monotonic() + min(remaining, 1.0))
+            if now >= alone_since + self._settings.broker_away_seconds:
+                raise BrokerAway(f"no login at the broker for {now - alone_since:.0f} s")
+            await self._wait_news(began_at + limit_seconds)
 
     async def _wait_news(self, due: float) -> None:
         """Sleep until the reader noticed something or the clock says so."""

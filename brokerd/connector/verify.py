@@ -8,7 +8,6 @@ window. Old windows are merged to months on the way.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -19,33 +18,9 @@ from brokerd.connector.settle import Settler
 from brokerd.connector.windows import next_to_verify, to_merge
 from brokerd.domain import Claim, DealId, Source, Window
 from brokerd.errors import LinkLost
+from brokerd.operations import Findings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What reading windows again found; nothing but `windows` should ever be above zero."""
-
-    windows: int = 0
-    inserted: int = 0
-    revised: int = 0
-    missing: int = 0
-    false_receipts: int = 0
-
-    @property
-    def is_clean(self) -> bool:
-        """Say whether ledger and broker agreed on every window."""
-        return not (self.inserted or self.revised or self.missing or self.false_receipts)
-
-    def __add__(self, other: "Findings") -> "Findings":
-        return Findings(
-            windows=self.windows + other.windows,
-            inserted=self.inserted + other.inserted,
-            revised=self.revised + other.revised,
-            missing=self.missing + other.missing,
-            false_receipts=self.false_receipts + other.false_receipts,
-        )
 
 
 class Verifier:
@@ -87,24 +62,27 @@ class Verifier:
         findings = Findings()
         for window in chosen:
             findings += await self._verify(window)
-        settings = self._ports.settings
-        self.put_off(
-            min(settings.verify_interval_seconds, settings.removal_recheck_seconds)
-            if self._doubted
-            else settings.verify_interval_seconds
-        )
+        self.put_off(self._ports.settings.verify_interval_seconds)
+        self._hurry()
         return findings
 
-    async def verify_all(self, told: Callable[[int, int], None]) -> Findings:
-        """Read the whole history again; `told` learns how many windows of how many are done."""
-        windows = await self._ports.windows.closed(self._claim.fence.account_id)
-        findings = Findings()
-        for number, window in enumerate(windows):
-            told(number, len(windows))
-            findings += await self._verify(window)
-        if self._doubted:
-            self.put_off(self._ports.settings.removal_recheck_seconds)
+    async def verify_all(self) -> None:
+        """Read the whole history again."""
+        for window in await self._ports.windows.closed(self._claim.fence.account_id):
+            await self._verify(window)
+        self._hurry()
+
+    async def verify(self, window: Window) -> Findings:
+        """Read one window again, whatever is due; the caller has the turn of a long pull."""
+        findings = await self._verify(window, has_turn=True)
+        self._hurry()
         return findings
+
+    def _hurry(self) -> None:
+        """Come back soon to a window in which a deal may be gone."""
+        if self._doubted:
+            soon = self._ports.clock.monotonic() + self._ports.settings.removal_recheck_seconds
+            self._due = min(self._due, soon)
 
     def _is_doubted(self, window: Window) -> bool:
         return any(window.start <= start < window.end for start in self._doubted)
@@ -120,17 +98,17 @@ class Verifier:
                 self._ports.metrics.windows.labels(outcome="merged").inc()
         return list(await self._ports.windows.closed(fence.account_id)) if spans else windows
 
-    async def _verify(self, window: Window) -> Findings:
+    async def _verify(self, window: Window, *, has_turn: bool = False) -> Findings:
         """Compare one window with the broker; it stays in doubt while a deal may be gone."""
         was_doubted = self._is_doubted(window)
-        findings, missing = await self._read(window)
+        findings, missing = await self._read(window, has_turn=has_turn)
         others = frozenset(s for s in self._doubted if not window.start <= s < window.end)
         if missing & frozenset(self._settler.suspects):
             self._doubted = others | {window.start}
         else:
             self._doubted = others
             is_true = await self._ports.windows.verify(self._claim.fence, start=window.start)
-            findings += Findings(windows=1, false_receipts=0 if is_true else 1)
+            findings += Findings(false_receipts=0 if is_true else 1)
         if not findings.is_clean and not was_doubted:
             self._ports.metrics.windows.labels(outcome="mismatch").inc()
             log.warning(
@@ -143,22 +121,22 @@ class Verifier:
                 missing=findings.missing,
                 false_receipts=findings.false_receipts,
             )
-        elif findings.windows:
+        elif window.start not in self._doubted:
             self._ports.metrics.windows.labels(outcome="verified").inc()
         return findings
 
-    async def _read(self, window: Window) -> tuple[Findings, frozenset[DealId]]:
+    async def _read(self, window: Window, *, has_turn: bool) -> tuple[Findings, frozenset[DealId]]:
         """Read a window again span by span; return what differed, and the deals it lacked."""
-        start, findings, missing = window.start, Findings(), frozenset[DealId]()
+        start, findings, missing = window.start, Findings(windows=1), frozenset[DealId]()
         while True:
             if self._is_interrupted():
                 raise LinkLost("interrupted while history was read again")
             # The first span is short for most; a further one takes its turn with other links'.
-            is_long = start > window.start
-            async with self._ports.long_pulls if is_long else nullcontext():
+            must_wait = start > window.start and not has_turn
+            async with self._ports.long_pulls if must_wait else nullcontext():
                 pulled = await self._puller.pull(start, until=window.end)
             await self._settler.settle(pulled)
-            self._ports.metrics.deals_received.labels(path=Source.PULL).inc(len(pulled.inserted))
+            self._ports.metrics.deals_received.labels(path=Source.AUDIT).inc(len(pulled.inserted))
             findings += _found(pulled)
             missing |= pulled.missing.keys()
             if pulled.is_last:

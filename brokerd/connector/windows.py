@@ -1,4 +1,4 @@
-"""Which closed windows to merge, and which one to verify next: decided from the windows alone."""
+"""Which closed windows to merge, and which to verify next: decided from the windows alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from brokerd.domain import Window
+from brokerd.operations import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,19 @@ def next_to_verify(windows: Sequence[Window], *, before: datetime) -> Window | N
     Only of those that ended by `before`: the rolling pull reads the younger ones again anyway.
     """
     return min((w for w in windows if w.end <= before), key=_last_verified, default=None)
+
+
+def unread(windows: Sequence[Window], progress: Progress) -> Sequence[Window]:
+    """Return what an audit that came so far has still to read.
+
+    A window that grew or was merged with others since is read whole, maybe once more.
+    """
+    until, through = progress.until, progress.read_through
+    return [
+        window
+        for window in windows
+        if (until is None or window.start < until) and (through is None or window.end > through)
+    ]
 
 
 def _month(window: Window) -> tuple[int, int]:

@@ -79,6 +79,7 @@ class _AccountRecord(msgspec.Struct, rename="camel"):
     server: str = ""
     connection_status: str = "UNKNOWN"
     reliability: str = "regular"  # the smaller promise: one terminal
+    type: str = "cloud-g2"
 
 
 class _AccountsAnswer(msgspec.Struct):
@@ -173,6 +174,7 @@ def account_from_json(body: bytes | msgspec.Raw) -> RemoteAccount:
         server=record.server,
         region=record.region,
         reliability=record.reliability,
+        generation=record.type,
     )
 
 

@@ -112,7 +112,9 @@ class Fleet:
         return Gauges(
             deals_inserted=values["brokerd_deals_committed_total", "inserted"],
             deals_by_stream=values["brokerd_deals_received_total", "stream"],
-            deals_by_pull=values["brokerd_deals_received_total", "pull"],
+            deals_by_pull=sum(
+                values["brokerd_deals_received_total", path] for path in ("pull", "audit")
+            ),
             commits=values["brokerd_deal_commit_latency_seconds_count",],
             commit_seconds=values["brokerd_deal_commit_latency_seconds_sum",],
         )

@@ -22,6 +22,7 @@ from brokerd.errors import EngineFailed
 PREFIX = "brokerd-engines-"
 _SOCKET_PATH_LIMIT = 60  # a Unix socket's path ends at 107 bytes; ours append 40 at most
 _REMOVE_SECONDS = 5.0
+_READ_AND_ENTER = 0o5  # of a mode's bits for others
 
 log = structlog.get_logger(__name__)
 
@@ -60,12 +61,12 @@ class EngineFolder:
         return path
 
     def adopt(self, source: Path) -> Path:
-        """Return where the engines' user can read `source`: a copy in here where we are root.
+        """Return where the engines' user can run `source`: where it lies, or a copy in here.
 
-        The original may lie below a folder that user cannot enter, and its mode is not ours
-        to change.
+        It is copied when we are root and that user may not read all of it, or not enter a folder
+        above it: modes out there are not ours to change.
         """
-        if not self.user.is_switched:
+        if not self.user.is_switched or _is_open(source, self.user):
             return source
         target = self.path / source.name
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("include", "__pycache__"))
@@ -148,3 +149,11 @@ def _is_reachable(path: Path, user: EngineUser) -> bool:
     if not user.is_switched:
         return os.access(path, os.W_OK | os.X_OK)
     return all(part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents))
+
+
+def _is_open(tree: Path, user: EngineUser) -> bool:
+    """Say whether others may read, enter and run what the owner of a tree may."""
+    modes = (entry.stat().st_mode for entry in (tree, *tree.rglob("*")))
+    return _is_reachable(tree.parent, user) and all(
+        mode & _READ_AND_ENTER == mode >> 6 & _READ_AND_ENTER for mode in modes
+    )

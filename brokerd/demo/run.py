@@ -25,7 +25,7 @@ from brokerd.demo.verdict import Freeze, Outcome, judge
 from brokerd.demo.view import View
 from brokerd.demo.watch import Watcher
 from brokerd.domain import Phase
-from brokerd.telemetry import configure_logging
+from brokerd.logs import configure_logging
 
 DEALS_PER_ACCOUNT_MINUTE = 12.0
 """A deal a second for every five accounts."""

@@ -96,7 +96,7 @@ class FirstSeen:
     """How deals that were made while their link was live reached the ledger first."""
 
     stream: int
-    pull: int
+    pull: int  # the rolling one, or one that read an old window again
     latencies_ms: tuple[float, ...]  # broker's record to commit, of those the stream brought
 
 
@@ -120,7 +120,9 @@ def first_seen(
         if stored.source == "stream":
             latencies.append((stored.committed_at - made.booked_at).total_seconds() * 1000)
     return FirstSeen(
-        stream=counts["stream"], pull=counts["pull"], latencies_ms=tuple(sorted(latencies))
+        stream=counts["stream"],
+        pull=counts.total() - counts["stream"],
+        latencies_ms=tuple(sorted(latencies)),
     )
 
 

@@ -64,10 +64,10 @@ class IncidentDesk:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
         return self._incidents.turn(link_id, self._clock.monotonic())
 
-    def is_out_of_hours(self, claim: Claim) -> bool:
-        """Say whether the link's broker is closed."""
-        server = claim.spec.identity.server
-        return self._calendar.is_open(server, self._clock.now()) is False
+    def is_expected(self, claim: Claim) -> bool:
+        """Say whether the link's broker is closed, or the link is part of an incident."""
+        is_open = self._calendar.is_open(claim.spec.identity.server, self._clock.now())
+        return is_open is False or self._incidents.includes(claim.link_id)
 
     def _tell(self) -> None:
         for change in self._incidents.take_changes():

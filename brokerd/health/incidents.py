@@ -152,6 +152,11 @@ class Incidents:
             self._tell(incident, Stage.RETURNING, now)
         self._close_what_is_over(now)
 
+    def includes(self, link_id: LinkId) -> bool:
+        """Say whether a link lies in the scope of an open incident."""
+        member = self._members.get(link_id)
+        return member is not None and self._incident_of(member) is not None
+
     def turn(self, link_id: LinkId, now: float) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
         member = self._members.get(link_id)

@@ -24,6 +24,8 @@ from brokerd.telemetry import Metrics
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 DAYS_AHEAD = 7
+DAYS_NEEDED = 2
+"""With fewer a human has little time left: without room nothing can be written."""
 _LOCK_KEY = 0x62726F6B64617973  # "brokdays": one maker of days at a time
 _PERIOD_SECONDS = 600.0
 _RETRY_SECONDS = 15.0
@@ -97,6 +99,7 @@ class Partitions:
         self._clock = clock
         self._last_day = date.min
         self._is_delayed = False
+        self._is_short = False
         metrics.events_days_ahead.set_function(self._days_ahead)
 
     async def run(self) -> None:
@@ -109,10 +112,10 @@ class Partitions:
                 level = log.debug if self._is_delayed else log.warning
                 level("feed.upkeep_delayed", problem=str(failure))
                 self._is_delayed = True
-                await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._is_delayed = False
-                await asyncio.sleep(_PERIOD_SECONDS)
+            self._watch_room()
+            await asyncio.sleep(_RETRY_SECONDS if self._is_delayed else _PERIOD_SECONDS)
 
     async def prepare(self) -> None:
         """Make the feed fit to be written: its generation, and room for a week.
@@ -141,6 +144,14 @@ class Partitions:
                 async with self._database.statement() as connection:
                     await connection.exec_driver_sql(statement)
             log.info("feed.day_dropped", day=old.day.isoformat())
+
+    def _watch_room(self) -> None:
+        """Call for a human once, while there is still some room."""
+        days_ahead = self._days_ahead()
+        is_short = days_ahead < DAYS_NEEDED
+        if is_short and not self._is_short:
+            log.error("feed.days_short", days_ahead=days_ahead)
+        self._is_short = is_short
 
     def _days_ahead(self) -> int:
         return max(0, (self._last_day - self._clock.now().astimezone(UTC).date()).days)

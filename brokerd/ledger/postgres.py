@@ -1,7 +1,6 @@
 """The ledger in Postgres: one fenced statement per batch, and what is read of it."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -39,10 +38,10 @@ _Answer = tuple[AccountId, str, Sequence[DealId], Sequence[DealId], Sequence[Dea
 class PostgresLedgerStore:
     """A `LedgerStore` over schema `brokerd`."""
 
-    def __init__(self, database: Database, *, told: asyncio.Event | None = None) -> None:
-        """Write to a database; `told` is set whenever there may be something new in the feed."""
+    def __init__(self, database: Database, *, told: Callable[[], None] = lambda: None) -> None:
+        """Write to a database; `told` is called whenever there is something new in the feed."""
         self._database = database
-        self._told = told or asyncio.Event()
+        self._told = told
         self.quarantine = PostgresQuarantine(database)
 
     async def commit(self, writes: Sequence[NumberedWrite]) -> Mapping[AccountId, WriteOutcome]:
@@ -53,7 +52,10 @@ class PostgresLedgerStore:
         outcomes: dict[AccountId, WriteOutcome] = {}
         for _ in range(_STALE_ATTEMPTS):
             stale = set()
-            for row in await self._send(tuple(waiting.values())):
+            rows = await self._send(tuple(waiting.values()))
+            if any(row.inserted or row.revised or row.removed for row in rows):
+                self._told()
+            for row in rows:
                 match row.verdict:
                     case "written":
                         outcomes[row.account_id] = _outcome(row)
@@ -152,7 +154,6 @@ class PostgresLedgerStore:
         try:
             async with self._database.statement() as connection:
                 result = await connection.exec_driver_sql(statements.COMMIT, arrays_of(writes))
-                self._told.set()
                 return result.all()
         except (sa.exc.DBAPIError, UnicodeEncodeError) as error:
             if _lacks_partition(error):

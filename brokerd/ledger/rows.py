@@ -1,5 +1,6 @@
 """Whether a write can be stored at all, and what of it is worth sending."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from brokerd.ledger.content import DECIMAL_PLACES
 
 MAX_WORD_LENGTH = 128
 """Of a type, an entry, a symbol or a broker's time; real ones stay below 40."""
+_ROW_BYTES = 512
 _TOO_LARGE = Decimal(10) ** 20
 
 
@@ -26,7 +28,7 @@ def check(write: LinkWrite) -> None:
 
     A pull that does not say when it began, or removals by the stream, are our own mistake.
     """
-    is_pull = write.source is Source.PULL
+    is_pull = write.source is not Source.STREAM
     if is_pull != (write.fetched_at is not None) or (write.removals and not is_pull):
         raise ValueError("only a pull, and every pull, says when it began and may remove")
     for deal_id in write.removals:
@@ -76,7 +78,8 @@ def distinct(write: LinkWrite) -> LinkWrite:
 
     A deal that is both sent and removed stays: its presence is the stronger evidence.
     """
-    ordered = write.deals if write.source is Source.PULL else tuple(reversed(write.deals))
+    is_stream = write.source is Source.STREAM
+    ordered = tuple(reversed(write.deals)) if is_stream else write.deals
     kept = {deal.deal_id: deal for deal in ordered}
     removals = tuple(dict.fromkeys(each for each in write.removals if each not in kept))
     if len(kept) == len(write.deals) and len(removals) == len(write.removals):
@@ -84,19 +87,41 @@ def distinct(write: LinkWrite) -> LinkWrite:
     return replace(write, deals=tuple(kept.values()), removals=removals)
 
 
-def pieces(write: LinkWrite, *, max_deals: int) -> tuple[LinkWrite, ...]:
-    """Cut a write into parts of at most `max_deals` deals or removals each, in order."""
-    if len(write.deals) + len(write.removals) <= max_deals:
+def size_of(deal: Deal) -> int:
+    """Estimate the bytes a deal takes: its raw record, and about as much as all the rest."""
+    raw = deal.raw
+    return _ROW_BYTES + (len(raw) if raw.isascii() else len(raw.encode()))
+
+
+def pieces(write: LinkWrite, *, max_rows: int, max_bytes: int) -> tuple[LinkWrite, ...]:
+    """Cut a write into parts of at most so many deals or removals and bytes each, in order."""
+    size_bytes = sum(map(size_of, write.deals))
+    if len(write.deals) + len(write.removals) <= max_rows and size_bytes <= max_bytes:
         return (write,)
     deals = [
-        replace(write, deals=write.deals[at : at + max_deals], removals=())
-        for at in range(0, len(write.deals), max_deals)
+        replace(write, deals=part, removals=())
+        for part in _parts(write.deals, max_rows=max_rows, max_bytes=max_bytes)
     ]
     removals = [
-        replace(write, deals=(), removals=write.removals[at : at + max_deals])
-        for at in range(0, len(write.removals), max_deals)
+        replace(write, deals=(), removals=write.removals[at : at + max_rows])
+        for at in range(0, len(write.removals), max_rows)
     ]
     return (*deals, *removals)
+
+
+def _parts(deals: Sequence[Deal], *, max_rows: int, max_bytes: int) -> Iterator[tuple[Deal, ...]]:
+    """Part deals in their order; one that alone is too large is a part of its own."""
+    part: list[Deal] = []
+    part_bytes = 0
+    for deal in deals:
+        size_bytes = size_of(deal)
+        if part and (len(part) == max_rows or part_bytes + size_bytes > max_bytes):
+            yield tuple(part)
+            part, part_bytes = [], 0
+        part.append(deal)
+        part_bytes += size_bytes
+    if part:
+        yield tuple(part)
 
 
 def _problem(deal: Deal) -> _Problem | None:

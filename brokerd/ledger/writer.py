@@ -30,7 +30,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import BadDeal, Fenced, StoreUnavailable
 from brokerd.ledger import rows
-from brokerd.ledger.buffer import Buffer, Pending
+from brokerd.ledger.buffer import Buffer, Load, Pending
 from brokerd.ledger.ports import LedgerStore, NumberedWrite
 from brokerd.ledger.quarantine import QuarantineDesk
 from brokerd.telemetry import Metrics
@@ -62,7 +62,10 @@ class Writer:
         self._clock = clock
         self._random = random
         self._metrics = metrics
-        self._buffer = Buffer(max_rows=settings.buffer_deals, batch_rows=settings.batch_deals)
+        self._buffer = Buffer(
+            most=Load(rows=settings.buffer_deals, size_bytes=settings.buffer_bytes),
+            batch=Load(rows=settings.batch_deals, size_bytes=settings.batch_bytes),
+        )
         self._is_stopping = False
         self._is_store_away = False
         self.quarantine = QuarantineDesk(store.quarantine, insist=self._insist, metrics=metrics)
@@ -74,7 +77,7 @@ class Writer:
                 batch = await self._buffer.batch(age_seconds=self._settings.batch_age_seconds)
                 await self._commit(batch)
                 self._buffer.forget_batch()
-                self._metrics.buffer_deals.set(self._buffer.rows)
+                self._show()
         finally:
             self._is_stopping = True
             for pending in self._buffer.abandon():
@@ -102,7 +105,11 @@ class Writer:
                 write.fence, records, link_id=write.link_id, source=write.source
             )
         outcome = replace(_NOTHING, refused=frozenset(deal.deal_id for deal, _ in bad))
-        for piece in rows.pieces(rows.distinct(sound), max_deals=self._settings.link_batch_deals):
+        for piece in rows.pieces(
+            rows.distinct(sound),
+            max_rows=self._settings.link_batch_deals,
+            max_bytes=self._settings.batch_bytes,
+        ):
             outcome = _merged(outcome, await self._place(piece))
         return outcome
 
@@ -159,12 +166,20 @@ class Writer:
     async def _enqueue(self, piece: LinkWrite) -> WriteOutcome:
         pending = Pending(
             numbered=NumberedWrite(write_id=self._random.getrandbits(_WRITE_ID_BITS), write=piece),
+            load=Load(
+                rows=len(piece.deals) + len(piece.removals),
+                size_bytes=sum(map(rows.size_of, piece.deals)),
+            ),
             arrived_at=self._clock.monotonic(),
             done=asyncio.get_running_loop().create_future(),
         )
         await self._buffer.put(pending)
-        self._metrics.buffer_deals.set(self._buffer.rows)
+        self._show()
         return await pending.done
+
+    def _show(self) -> None:
+        self._metrics.buffer_deals.set(self._buffer.load.rows)
+        self._metrics.buffer_bytes.set(self._buffer.load.size_bytes)
 
     async def _commit(self, batch: Sequence[Pending]) -> None:
         """Commit and answer; refused data is halved until the bad link stands alone."""
@@ -199,7 +214,7 @@ class Writer:
         committed.labels(result="revised").inc(len(outcome.revised))
         committed.labels(result="removed").inc(len(outcome.removed))
         fresh = len(outcome.inserted) + len(outcome.revised) + len(outcome.removed)
-        committed.labels(result="duplicate").inc(pending.weight - fresh)
+        committed.labels(result="duplicate").inc(pending.load.rows - fresh)
         if not pending.done.done():
             pending.done.set_result(outcome)
 
@@ -230,12 +245,12 @@ class Writer:
 
     def _note_away(self, op: str, error: StoreUnavailable) -> None:
         level = log.debug if self._is_store_away else log.warning
-        level("ledger.store_lost", op=op, reason=str(error), buffered=self._buffer.rows)
+        level("ledger.store_lost", op=op, reason=str(error), buffered=self._buffer.load.rows)
         self._is_store_away = True
 
     def _note_back(self) -> None:
         if self._is_store_away:
-            log.info("ledger.store_recovered", buffered=self._buffer.rows)
+            log.info("ledger.store_recovered", buffered=self._buffer.load.rows)
         self._is_store_away = False
 
 

@@ -20,17 +20,27 @@ class Service(Protocol):
 
 
 class Orders:
-    """What the process is told: the first SIGTERM or SIGINT drains, a second one cuts."""
+    """What the process is told: the first SIGTERM or SIGINT drains, a second one cuts.
+
+    `is_recycling` when nobody told it and it drains to be started afresh.
+    """
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.cut = asyncio.Event()
+        self.is_recycling = False
 
     def listen(self) -> None:
         """Take the signals of the running loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told)
+
+    def recycle(self) -> None:
+        """Drain, and end so that whoever started us does it again."""
+        if not self.stop.is_set():
+            self.is_recycling = True
+            self.stop.set()
 
     def _told(self) -> None:
         (self.cut if self.stop.is_set() else self.stop).set()

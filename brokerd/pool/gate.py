@@ -19,13 +19,11 @@ class GatedStream:
         self._heartbeat = heartbeat
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> Session:
         """Open the session; raises `LinkLost` while the node is frozen."""
         require_confirmed(self._heartbeat)
-        session = await self._stream.open(
-            remote, reliability=reliability, synced_through=synced_through
-        )
+        session = await self._stream.open(remote, account=account, synced_through=synced_through)
         try:
             require_confirmed(self._heartbeat)  # its turn may have come late
         except LinkLost:

@@ -1,8 +1,10 @@
-"""What the pool needs beside the queue: this node's own row."""
+"""What the pool needs beside the queue: this node's own row, and what was asked of its links."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from brokerd.domain import Claim, Incarnation
+from brokerd.domain import Claim, Fence, Incarnation
+from brokerd.operations import AuditResult, Operation, OperationId, Progress
 
 
 class Nodes(Protocol):
@@ -38,3 +40,25 @@ class RunningLink(Protocol):
 
     def drain(self) -> None:
         """Ask the link to finish what is in hand, give its slot back and return."""
+
+
+class OperationStore(Protocol):
+    """The rows of what was asked. Every method raises `StoreUnavailable`."""
+
+    async def open_of(self, incarnation: Incarnation) -> Sequence[Operation]:
+        """Return what is open for links we own, in the order in which it was asked."""
+
+    async def advance(self, fence: Fence, operation_id: OperationId, progress: Progress) -> bool:
+        """Note how far we came, and that the operation runs; False when it is not open any more.
+
+        Raises `Fenced`.
+        """
+
+    async def finish(self, fence: Fence, operation_id: OperationId, result: AuditResult) -> bool:
+        """Close it as done; False when it is not open any more. Raises `Fenced`."""
+
+    async def sweep(self, *, keep_days: int) -> Sequence[Operation]:
+        """Fail what is past its time or asked of a deleted link, and return that.
+
+        Forgets what ended longer ago than `keep_days`.
+        """

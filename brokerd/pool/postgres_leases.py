@@ -1,6 +1,6 @@
 """What a link writes of itself in Postgres: each a single statement that carries its fence."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
 
@@ -71,7 +71,8 @@ WITH mine AS MATERIALIZED (
     user_action = excluded.user_action, proof = excluded.proof,
     proof_detail = excluded.proof_detail, proven_at = excluded.proven_at
 )
-SELECT (SELECT count(*) FROM mine) AS held, (SELECT count(*) FROM fresh) AS stored
+SELECT (SELECT count(*) FROM mine) AS held, (SELECT count(*) FROM fresh) AS stored,
+  (SELECT count(*) FROM head) AS told
 """)
 _STALE_ATTEMPTS = 5
 
@@ -97,8 +98,16 @@ SELECT margin_mode = :margin_mode AND trade_mode = :trade_mode FROM mine
 class PostgresLeases:
     """A `LeaseHandle` over the tables `leases`, `links` and `accounts`."""
 
-    def __init__(self, database: Database, *, patience_seconds: Mapping[Priority, float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        patience_seconds: Mapping[Priority, float],
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write to a database; `told` is called whenever there is something new in the feed."""
         self._database = database
+        self._told = told
         self._release = _release(patience_seconds)
 
     async def report(self, fence: Fence, status: LinkStatus) -> None:
@@ -108,6 +117,8 @@ class PostgresLeases:
             async with self._database.statement() as connection:
                 answer = (await connection.execute(_REPORT, values)).one()
             _require_held(answer.held)
+            if answer.told:
+                self._told()
             if answer.stored:
                 return
         raise StoreUnavailable("other writes of the same account do not come to an end")

@@ -142,16 +142,16 @@ class SimulatedMetaApi:
         return _partial(account, deals) if is_partial else _page(account, deals)
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> SimulatedSession:
         """Open the session; it stays silent until the account's terminal is up."""
-        del reliability  # both terminals of a reliable account tell the same
+        del account  # both terminals of a reliable one tell the same
         self._refuse(remote.token)
-        account = self._account(remote)
+        truth = self._account(remote)
         session = SimulatedSession(
-            self._network, account=account, synced_through=synced_through, left=self._left
+            self._network, account=truth, synced_through=synced_through, left=self._left
         )
-        self._sessions.setdefault(account.metaapi_id, []).append(session)
+        self._sessions.setdefault(truth.metaapi_id, []).append(session)
         return session
 
     def _left(self, session: SimulatedSession) -> None:

@@ -26,6 +26,7 @@ from brokerd.domain import (
     UserId,
     Window,
 )
+from brokerd.operations import Operation, OperationId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ class MemoryState:
     heads: dict[AccountId, HeadRow] = field(default_factory=dict)
     events: list[EventRow] = field(default_factory=list)
     quarantine: dict[int, QuarantineRow] = field(default_factory=dict)
+    operations: dict[OperationId, Operation] = field(default_factory=dict)
 
     def holds(self, fence: Fence) -> bool:
         """Say whether the lease still belongs to that owner under that epoch."""

@@ -70,8 +70,8 @@ class BestEffort:
         self._note_success()
         return answer
 
-    async def listen(self, channel: str, heard: Callable[[], None]) -> None:
-        """Call `heard` for every word on a channel, and after each time it may have missed some.
+    async def listen(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """Call `heard` with every word on a channel, and with none when some may have been missed.
 
         Returns only when cancelled; comes back by itself when Redis does.
         """
@@ -82,7 +82,7 @@ class BestEffort:
                 self.note_failure(error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _listen(self, channel: str, heard: Callable[[], None]) -> None:
+    async def _listen(self, channel: str, heard: Callable[[bytes], None]) -> None:
         async with self._client.pubsub() as pubsub:
             async with asyncio.timeout(self._timeout_seconds):
                 await pubsub.subscribe(channel)
@@ -97,7 +97,7 @@ class BestEffort:
                         await pubsub.ping()
                 elif word is not None and word["type"] in {"subscribe", "message"}:
                     self._note_success()
-                    heard()
+                    heard(word["data"] if word["type"] == "message" else b"")
 
     def note_failure(self, error: Exception) -> None:
         """Count a failure, leave Redis alone for a moment, and say so the first time."""

@@ -234,6 +234,40 @@ quarantine = sa.Table(
     sa.Index("quarantine_open", "account_id", postgresql_where=sa.text("state = 'open'")),
 )
 
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column(
+        "operation_id",
+        sa.Text,
+        primary_key=True,
+        server_default=sa.text("(gen_random_uuid())::text"),
+    ),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("account_id", sa.BigInteger, nullable=False),
+    sa.Column("link_id", sa.Text, nullable=False),  # under which it was asked
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("asked_at", MOMENT, nullable=False, server_default=_NOW),
+    sa.Column("expires_at", MOMENT, nullable=False),
+    sa.Column("started_at", MOMENT),
+    sa.Column("finished_at", MOMENT),  # null = open
+    sa.Column("progress", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("result", pg.JSONB),
+    sa.Column("failure", sa.Text),
+    sa.Index(
+        "operations_open",
+        "account_id",
+        "kind",
+        unique=True,
+        postgresql_where=sa.text("finished_at IS NULL"),
+    ),
+    sa.Index(
+        "operations_finished",
+        "finished_at",
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    ),
+)
+
 heads = sa.Table(
     "heads",
     metadata,

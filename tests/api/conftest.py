@@ -21,8 +21,10 @@ from brokerd.api.hints import LocalHints
 from brokerd.api.links import LinkRoutes
 from brokerd.api.memory import MemoryRegistry
 from brokerd.api.memory_deals import MemoryDealReader
+from brokerd.api.memory_operations import MemoryOperationRegistry
 from brokerd.api.memory_quarantine import MemoryQuarantineReader
 from brokerd.api.memory_totals import MemoryTotalsReader
+from brokerd.api.operations import OperationRoutes
 from brokerd.api.quarantine import QuarantineRoutes
 from brokerd.api.readiness import READY, Readiness
 from brokerd.api.reads import DealRoutes, ProbeRoutes, TotalsRoutes
@@ -41,6 +43,8 @@ from brokerd.connector.provisioning.budgets import limits_of
 from brokerd.connector.provisioning.memory import MemoryMoney, MemorySpend
 from brokerd.connector.provisioning.prices import prices_of
 from brokerd.connector.provisioning.sealing import Vault
+from brokerd.demo.folder import EngineFolder, engine_user
+from brokerd.demo.valkey import Valkey
 from brokerd.domain import Incarnation, Phase
 from brokerd.health.calendar import Calendar
 from brokerd.health.memory_past import MemoryPast
@@ -80,6 +84,7 @@ class Api:
     """The application with everything behind it at hand."""
 
     put_body = staticmethod(put_body)
+    secrets = SECRETS
     app: ASGIApp
     client: httpx.AsyncClient
     state: MemoryState
@@ -144,10 +149,11 @@ def make_api(  # a builder of test values has many keywords
     replica=None,
     calendar=None,
     secrets=SECRETS,
+    money=None,
     **budgets,
 ):
     """Build the application over the rows of `state`."""
-    money = MemoryMoney(state=state)
+    money = money or MemoryMoney(state=state)
     registry = MemoryRegistry(state, settings=QueueSettings(max_length=max_length), money=money)
     metrics = feed._metrics if feed else Metrics(CollectorRegistry())
     books = make_books(money, **budgets)
@@ -160,6 +166,7 @@ def make_api(  # a builder of test values has many keywords
         return Reads(primary=reader, copy=copy)
 
     made_feed = feed or make_feed(state, metrics=metrics)
+    made_hints = hints or LocalHints(wake.set)
     if feed is None:
         made_feed.stop()  # nobody runs it, so nobody should wait for it
     routes = Routes(
@@ -167,7 +174,7 @@ def make_api(  # a builder of test values has many keywords
             registry=registry,
             pages=reads(registry),
             snapshots=snapshots or NoSnapshots(),
-            hints=hints or LocalHints(wake),
+            hints=made_hints,
             clock=state.clock,
             calendar=calendar or Calendar(),
             tokens=frozenset({"main"}),
@@ -184,7 +191,7 @@ def make_api(  # a builder of test values has many keywords
             ),
             vault=Vault(secrets, random_bytes=os.urandom),
             snapshots=snapshots or NoSnapshots(),
-            hints=hints or LocalHints(wake),
+            hints=made_hints,
             metrics=metrics,
         ),
         budgets=BudgetRoutes(books=books),
@@ -192,6 +199,11 @@ def make_api(  # a builder of test values has many keywords
         totals=TotalsRoutes(reads=reads(MemoryTotalsReader(state))),
         events=EventRoutes(feed=made_feed, metrics=metrics),
         quarantine=QuarantineRoutes(records=MemoryQuarantineReader(state)),
+        operations=OperationRoutes(
+            operations=MemoryOperationRegistry(state, expire_seconds=60.0),
+            registry=registry,
+            hints=made_hints,
+        ),
         probes=ProbeRoutes(
             readiness=readiness,
             metrics=metrics.registry,
@@ -225,3 +237,16 @@ def new_api():
 def new_feed():
     """Give the way to build a feed."""
     return make_feed
+
+
+@pytest.fixture
+async def valkey() -> AsyncIterator[Valkey]:
+    """Run a Valkey that the test may kill."""
+    folder = EngineFolder(user=engine_user())
+    server = Valkey(folder=folder)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+        await folder.remove()

@@ -3,8 +3,11 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import msgspec
 import pytest
 
+from brokerd.api.bodies import ExplainBody
+from brokerd.app.explain import lines
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MarketHours
 from brokerd.domain import Phase, Proof, UserAction
@@ -107,3 +110,18 @@ async def test_of_nobody_there_is_no_story(api):
     """An unknown link is a 404, as everywhere."""
     assert (await api.client.get(PATH)).status_code == 404
     assert (await api.client.get(f"{PATH}?limit=3")).status_code == 422
+
+
+async def test_the_command_prints_what_matters_first(api):
+    """State, wish, next step and action in the first lines; the changes below."""
+    await api.client.put(LINK, json=api.put_body())
+    api.own("u-17-main", phase=Phase.BLOCKED)
+    report(api, reason="Billing", user_action=UserAction.TOP_UP, observed_generation=1)
+    story = msgspec.json.decode((await api.client.get(PATH)).content, type=ExplainBody)
+    text = list(lines(story))
+    assert text[0].startswith("u-17-main is blocked since ")
+    assert text[1] == "wanted: live (generation 1)"
+    assert text[2].startswith("next: it is looked at again")
+    assert text[3] == "action: top_up"
+    assert any(line.startswith("blocked: whoever pays") for line in text)
+    assert "up, of the time it was wanted in session: 1h " in "\n".join(text)

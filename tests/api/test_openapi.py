@@ -22,6 +22,7 @@ OPERATIONS = [
 KEY = {"Authorization": "Bearer 0123456789abcdef0123456789abcdef"}
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda part: part)
 def test_answers_are_as_described(new_api, method, path, mode):
@@ -55,14 +56,17 @@ def test_answers_are_as_described(new_api, method, path, mode):
 
 
 def test_every_address_is_described(new_api):
-    """What the application answers and what the description names are the same."""
+    """What the application answers and what the description names are the same.
+
+    What is asked of a link stands behind a colon, and shares the link's address.
+    """
     app = new_api(MemoryState(clock=SystemClock())).app._app
     served = {
         (method, route.path_format)
         for route in app.routes
         for method in route.methods - {"OPTIONS"}
     }
-    assert served == set(OPERATIONS)
+    assert served == {(method, path.partition(":")[0]) for method, path in OPERATIONS}
 
 
 def test_the_description_is_openapi_3_1():

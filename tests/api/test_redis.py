@@ -45,7 +45,7 @@ class Rig:
         self.state = MemoryState(clock=SystemClock())
         self.wake = asyncio.Event()
         self.snapshots = RedisSnapshots(effort, settings=SETTINGS, namespace=namespace)
-        self.hints = RedisHints(effort, wake=self.wake, namespace=namespace)
+        self.hints = RedisHints(effort, wake=self.wake.set, namespace=namespace)
         self.cached = new_api(self.state, snapshots=self.snapshots, hints=self.hints)
         self.plain = new_api(self.state)
 
@@ -240,7 +240,7 @@ async def test_no_redis_at_all_is_no_obstacle(tmp_path, new_api):
 async def test_a_hint_wakes_every_node(rig, redis_url, new_api):
     """A PUT on one node wakes the manager of another; another fleet's does not."""
     async with rig_on(redis_url, new_api) as other, asyncio.TaskGroup() as group:
-        foreign = RedisHints(other.effort, wake=asyncio.Event(), namespace="other")
+        foreign = RedisHints(other.effort, wake=asyncio.Event().set, namespace="other")
         listening = group.create_task(other.hints.run())
         async with asyncio.timeout(5):
             await other.wake.wait()  # the first word: it may have missed something before

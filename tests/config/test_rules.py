@@ -114,3 +114,22 @@ def test_node_name(name: str) -> None:
 def test_allowed(section: str, values: dict[str, object]) -> None:
     """What is unusual but safe is allowed."""
     assert _broken(section, **values) == []
+
+
+def test_keys_that_seal_passwords_are_long_and_one_of_them_is_current() -> None:
+    """None at all is fine: then brokerd creates no accounts."""
+    good, short = Secret("planted" * 5), Secret("planted")
+    assert _broken("secrets", keys={"k1": good}, current="k1") == []
+    assert _broken("secrets", keys={"k1": good}, current="k2") == ["secrets.current"]
+    assert _broken("secrets", keys={"k1": good}) == ["secrets.current"]
+    assert _broken("secrets", keys={"k1": short}, current="k1") == ["secrets.keys.k1"]
+    assert _broken("secrets", keys={"a:b": good}, current="a:b") == ["secrets.keys"]
+
+
+def test_what_is_created_is_what_metaapi_offers() -> None:
+    """And an account is looked at before it is given up; budgets may be nothing at all."""
+    assert _broken("provisioning", account_type="cloud-g9") == ["provisioning.account_type"]
+    assert _broken("provisioning", reliability="low") == ["provisioning.reliability"]
+    assert _broken("provisioning", poll_seconds=600.0) == ["provisioning.timeout_seconds"]
+    assert _broken("budgets", link_attempts=0, fleet_usd=0.0) == []
+    assert _broken("money", add_usd=-1.0) == ["money.add_usd"]

@@ -12,7 +12,7 @@ from brokerd.domain import Phase, Proof, UserAction
 from brokerd.errors import Fenced
 from brokerd.pool.memory_nodes import MemoryNodes
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 async def board_in(world):

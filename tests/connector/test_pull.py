@@ -16,7 +16,7 @@ from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.faults import FaultKind
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 BEGINNING = START - timedelta(days=400)
 
 

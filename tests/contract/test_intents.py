@@ -245,10 +245,12 @@ async def test_closing_twice_is_closing_once(money: MoneyRig, fence: Fence) -> N
 
 
 async def test_locks_and_removals_are_told(money: MoneyRig, fence: Fence) -> None:
-    """How long MetaApi looks at no credentials is kept; a removed account is forgotten."""
+    """How long MetaApi looks at no credentials is kept; an account that is gone is forgotten."""
     await money.intents.adopt(fence, "m-found")
+    assert (await standing_of(money, fence)).created_id == "m-found"
+    await money.intents.adopt(fence, None)
     intent = await money.intents.open(fence, call(IntentKind.DELETE, usd=None), limits=GENEROUS)
-    gone = Outcome(code="done", forgets_created=True, locked_seconds=3600)
+    gone = Outcome(code="done", locked_seconds=3600)
     await money.intents.close(fence, intent, gone)
     standing = await standing_of(money, fence)
     assert standing.created_id is None

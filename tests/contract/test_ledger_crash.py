@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from daemon_process import unmeasured
-from ledger_child import EXIT_FENCED, TRUTH, WINDOW_END, run_writer, write_of
+from forking import EXIT_FENCED
+from ledger_child import TRUTH, WINDOW_END, run_writer, write_of
 from ledger_rig import PostgresRig, check_ledger
 from prometheus_client import CollectorRegistry
 from reply_proxy import reply_proxy

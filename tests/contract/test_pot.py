@@ -19,6 +19,7 @@ from brokerd.telemetry import Metrics
 
 SECOND = Limit(period_seconds=1.0, units=100.0)
 SLOW = Limit(period_seconds=1.5, units=150.0)
+LONG = Limit(period_seconds=4.0, units=100.0)
 NAME = "user:main"
 
 
@@ -64,17 +65,17 @@ async def test_a_new_pot_opens_after_a_period(pots: tuple[Pot, Pot]) -> None:
 
 async def test_all_together_draw_what_is_in_it(pots: tuple[Pot, Pot]) -> None:
     """Fifty draws of ten at once by two nodes: ten are served, the others are told when."""
-    await begin(pots[0], SECOND)
+    await begin(pots[0], LONG)
     draws = await asyncio.gather(
-        *(pots[n % 2].draw(NAME, limits=[SECOND], cost=10) for n in range(50))
+        *(pots[n % 2].draw(NAME, limits=[LONG], cost=10) for n in range(50))
     )
     served = [drawn for drawn in draws if drawn is not None and drawn.wait_seconds == 0]
     assert 1 <= len(served) <= 10
-    again = [await pots[n % 2].draw(NAME, limits=[SECOND], cost=10) for n in range(12)]
+    again = [await pots[n % 2].draw(NAME, limits=[LONG], cost=10) for n in range(12)]
     served += [drawn for drawn in again if drawn is not None and drawn.wait_seconds == 0]
     assert len(served) == 10
     waits = [drawn.wait_seconds for drawn in again if drawn is not None and drawn.wait_seconds > 0]
-    assert all(0 < wait <= 1.1 for wait in waits)
+    assert all(0 < wait <= 4.4 for wait in waits)
 
 
 async def test_a_draw_is_whole_or_not_at_all(pots: tuple[Pot, Pot]) -> None:

@@ -119,7 +119,7 @@ def _end(*runs: Run) -> None:
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give an empty temporary folder that any user can enter, as /tmp is."""
-    path = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))  # short, for sockets
+    path = Path(tempfile.mkdtemp(prefix="bt-"))
     path.chmod(0o1777)
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     yield path
@@ -275,7 +275,7 @@ async def test_unfit_temporary_folder_is_passed_over(
         unfit.chmod(0o500)
     monkeypatch.setattr(tempfile, "tempdir", str(unfit))
     own = folders.EngineFolder(user=folders.engine_user())
-    assert own.path.parent == temporary.parent
+    assert own.path.parent == Path("/tmp")
     await own.remove()
     assert _entries(unfit) == set()
 
@@ -329,6 +329,29 @@ async def test_no_mode_outside_the_folder_changes(temporary: Path) -> None:
         assert stat.S_IMODE(own.lstat().st_mode) == 0o700
     assert {path: during[path] for path in before} == before
     assert _modes(*roots) == before
+
+
+@pytest.mark.parametrize("closed", ["", ".", "wheel", "wheel/bin", "wheel/bin/engine"])
+async def test_wheels_are_run_where_they_lie_if_the_engines_user_may(
+    temporary: Path, closed: str
+) -> None:
+    """What another user cannot enter, read or run is copied, and keeps its modes."""
+    outside = temporary / "outside"
+    engine = outside / "wheel" / "bin" / "engine"
+    engine.parent.mkdir(parents=True)
+    engine.write_text("#!/bin/sh\necho ran")
+    engine.chmod(0o755)
+    if closed:
+        (outside / closed).chmod(0o700)
+    before = _modes(outside)
+    own = folders.EngineFolder(user=folders.engine_user())
+    place = own.adopt(outside / "wheel")
+    is_copied = bool(closed) and os.geteuid() == 0
+    assert place == (own.path / "wheel" if is_copied else outside / "wheel")
+    await run_once([str(place / "bin" / "engine")], name="engine", folder=own)
+    assert (own.path / "engine.log").read_text() == "ran\n"
+    assert _modes(outside) == before
+    await own.remove()
 
 
 async def test_password_is_nowhere_to_be_seen(temporary: Path) -> None:

@@ -88,7 +88,7 @@ def left_in(folder: Path) -> list[Path]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Give a temporary folder that the engines' user can enter, with a path short enough."""
-    path = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="bd-"))
     path.chmod(0o1777)
     yield path
     shutil.rmtree(path)

@@ -193,3 +193,20 @@ def test_no_link_is_ready_without_owner_and_session(  # noqa: PLR0917  # one per
     assert (found[0].status is Truth.TRUE) == expected
     published = {*Reason, phase.capitalize()}
     assert all(each.reason in published for each in found)
+
+
+@pytest.mark.parametrize(
+    ("phase", "has_errand", "expected"),
+    [
+        (Phase.LIVE, True, (Phase.STOPPED, "Undeploying")),
+        (Phase.STOPPED, True, (Phase.STOPPED, "Undeploying")),
+        (Phase.STOPPED, False, (Phase.STOPPED, "Stopped")),
+        (Phase.BACKOFF, True, (Phase.BACKOFF, "Backoff")),
+        (Phase.BLOCKED, True, (Phase.BLOCKED, "Blocked")),
+        (Phase.BLOCKED, False, (Phase.STOPPED, "Stopped")),
+    ],
+)
+def test_a_stopped_link_says_whether_its_account_is_put_away(phase, has_errand, expected):
+    """And what keeps it from being, because that goes on costing."""
+    now = shown(facts(phase, is_owned=False, desired=Desired.STOPPED, has_errand=has_errand))
+    assert (now.phase, now.reason) == expected

@@ -7,7 +7,7 @@ import pytest
 from brokerd.errors import StoreUnavailable
 from brokerd.health.upkeep import KEPT_DAYS, PastUpkeep
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class Past:

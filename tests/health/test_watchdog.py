@@ -13,7 +13,7 @@ from brokerd.health.notify import Notifier
 from brokerd.health.watchdog import STALL_LIMIT_SECONDS, Watchdog
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class LateClock(VirtualClock):

@@ -4,10 +4,11 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, Secret
-from brokerd.errors import CursorLost
+from brokerd.errors import CursorLost, StoreUnavailable
 from brokerd.ledger.feed import BEGINNING, EVERYTHING, FeedCursor
 from brokerd.ledger.partitions import Day, Partitions, day_name, missing_days, old_days
 from brokerd.ledger.postgres_feed import PostgresFeedReader
@@ -162,3 +163,50 @@ async def test_a_cursor_before_what_was_dropped_is_too_old(database_url, keepers
     future = FeedCursor(third.generation, third.xid + 1_000_000, 1)
     with pytest.raises(CursorLost, match="history"):
         await reader.page(future, wanted=EVERYTHING, limit=10)
+
+
+class Away:
+    """A database that does not answer."""
+
+    def statement(self):
+        """Fail."""
+        raise StoreUnavailable("away")
+
+    transaction = statement
+
+
+class SlowCalendar(SystemClock):
+    """A clock whose days pass when told."""
+
+    days = 0
+
+    def now(self):
+        """Return the time so many days ahead."""
+        return super().now() + timedelta(days=self.days)
+
+
+async def test_a_human_is_called_while_there_is_still_room(database_url, keepers, monkeypatch):
+    """Fewer than two days ahead is an error in the log, once, until there is room again."""
+    _, metrics, _ = keepers
+    monkeypatch.setattr("brokerd.ledger.partitions._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("brokerd.ledger.partitions._PERIOD_SECONDS", 0.01)
+    clock, settings = SlowCalendar(), DatabaseSettings(url=Secret(database_url))
+    async with open_database(settings, metrics=metrics, max_connections=2) as database:
+        keeper = Partitions(database, retention_days=14, clock=clock, metrics=metrics)
+        await keeper.prepare()
+
+        async def told(*, days, store):
+            clock.days, keeper._database = days, store
+            with capture_logs() as logs:
+                task = asyncio.create_task(keeper.run())
+                await asyncio.sleep(0.3)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            return [each for each in logs if each["event"] == "feed.days_short"]
+
+        assert await told(days=5, store=Away()) == []
+        (entry,) = await told(days=6, store=Away())
+        assert (entry["log_level"], entry["days_ahead"]) == ("error", 1)
+        assert await told(days=6, store=Away()) == []
+        assert await told(days=0, store=database) == []
+        assert len(await told(days=9, store=Away())) == 1

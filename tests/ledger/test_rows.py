@@ -16,7 +16,7 @@ from brokerd.domain import (
     UserId,
 )
 from brokerd.errors import BadDeal
-from brokerd.ledger.rows import MAX_RAW_BYTES, check, distinct, pieces, sift
+from brokerd.ledger.rows import MAX_RAW_BYTES, check, distinct, pieces, sift, size_of
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -142,8 +142,23 @@ def test_a_deal_that_is_sent_is_not_removed() -> None:
 def test_cuts_a_large_write_into_pieces_in_order() -> None:
     """Nothing is lost, nothing repeated, and no piece exceeds the batch."""
     large = write(*(deal(number) for number in range(7)), removals=("a", "b", "c", "d"))
-    cut = pieces(large, max_deals=3)
+    cut = pieces(large, max_rows=3, max_bytes=100_000)
     assert [len(piece.deals) + len(piece.removals) for piece in cut] == [3, 3, 1, 3, 1]
     assert tuple(each for piece in cut for each in piece.deals) == large.deals
     assert tuple(each for piece in cut for each in piece.removals) == large.removals
-    assert pieces(large, max_deals=11) == (large,)
+    assert pieces(large, max_rows=11, max_bytes=100_000) == (large,)
+
+
+def test_cuts_a_heavy_write_into_pieces_in_order() -> None:
+    """By bytes as well; a deal that alone is beyond the bound is a piece of its own."""
+    raws = ("x" * 300, "x" * 300, "я" * 2_000, "x", "x", "x" * 1_500)
+    heavy = write(*(deal(number, raw=raw) for number, raw in enumerate(raws)))
+    cut = pieces(heavy, max_rows=10, max_bytes=2_000)
+    assert [[len(each.raw) for each in piece.deals] for piece in cut] == [
+        [300, 300],
+        [2_000],
+        [1, 1],
+        [1_500],
+    ]
+    assert tuple(each for piece in cut for each in piece.deals) == heavy.deals
+    assert all(len(piece.deals) == 1 or sum(map(size_of, piece.deals)) <= 2_000 for piece in cut)

@@ -34,7 +34,7 @@ from brokerd.store.memory import LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class FaultyStore(MemoryLedgerStore):
@@ -298,6 +298,38 @@ async def test_ten_minutes_without_the_store_lose_nothing_and_grow_nothing() -> 
     ]
     assert [each["event"] for each in logs][-1] == "ledger.store_recovered"
     assert len(b.state.deals) == len(b.state.events) == 100
+
+
+async def test_deals_with_huge_records_are_bounded_in_bytes() -> None:
+    """Few deals fill the buffer when each takes 60 KB; statements stay small; all is committed."""
+    huge = "x" * 60_000
+    async with bench(batch_bytes=200_000, buffer_bytes=500_000) as b:
+        b.store.is_away = True
+        writes = [write(b.fence(n), replace(deal(), raw=huge)) for n in range(30)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(b.writer.write(each)) for each in writes]
+            await asyncio.sleep(60)
+            assert b.sample("brokerd_buffer_deals") == 8
+            assert 480_000 < b.sample("brokerd_buffer_bytes") <= 500_000
+            b.store.is_away = False
+        assert all(len(task.result().inserted) == 1 for task in tasks)
+        assert max(len(batch) for batch in b.store.batches) == 3
+        assert b.sample("brokerd_buffer_bytes") == 0
+
+
+async def test_enough_bytes_leave_at_once() -> None:
+    """As enough deals do, without the age; a page of huge deals is cut by bytes."""
+    huge = "x" * 60_000
+    async with bench(batch_bytes=200_000, batch_age_seconds=60) as b:
+        writes = [write(b.fence(n), replace(deal(), raw=huge)) for n in range(4)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(b.writer.write(each)) for each in writes]
+            await asyncio.sleep(1)
+            assert [task.done() for task in tasks] == [True, True, True, False]
+        page = write(b.fence(9), *(replace(deal(), raw=huge) for _ in range(8)))
+        assert len((await b.writer.write(page)).inserted) == 8
+    sizes = [sum(len(each.write.deals) for each in batch) for batch in b.store.batches]
+    assert sizes == [3, 1, 3, 3, 2]
 
 
 async def test_a_lost_answer_is_made_up_for() -> None:

@@ -1,19 +1,21 @@
 """A frozen node opens nothing; on virtual time."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from link_world import VirtualClock, World
+from simulated_money import SimulatedPort
 
-from brokerd.config.settings import PoolSettings
-from brokerd.domain import Incarnation
-from brokerd.errors import LinkLost, StoreUnavailable
-from brokerd.pool.gate import GatedStream
+from brokerd.config.settings import PoolSettings, Secret
+from brokerd.connector.provisioning.ports import NewAccount
+from brokerd.domain import Incarnation, Platform
+from brokerd.errors import LinkLost, Rejected, StoreUnavailable
+from brokerd.pool.gate import GatedProvisioning, GatedStream
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.memory_nodes import MemoryNodes
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class UnsteadyNodes(MemoryNodes):
@@ -65,7 +67,9 @@ class Gate:
         """Open the account's session."""
         spec = self.world.state.accounts[self.world.account_id].spec
         return await self.stream.open(
-            spec.metaapi, reliability="regular", synced_through=self.world.clock.now()
+            spec.metaapi,
+            account=await self.world.service.account(spec.metaapi),
+            synced_through=self.world.clock.now(),
         )
 
 
@@ -111,3 +115,40 @@ async def test_a_session_whose_turn_came_after_the_freeze_is_closed():
             await made.open()
         assert len(made.world.service.opened) == 1
         assert made.world.service.open_sessions == 0
+
+
+@pytest.mark.parametrize("verb", ["create", "update", "deploy", "undeploy", "delete"])
+async def test_a_frozen_node_buys_and_changes_nothing(verb):
+    """Its leases may already be somebody else's; it may look, and does all again when it thaws."""
+    async with gate() as made:
+        port = SimulatedPort(made.world.service, VirtualClock())
+        gated = GatedProvisioning(port, heartbeat=made.heartbeat)
+        remote = made.world.state.accounts[made.world.account_id].spec.metaapi
+        new = NewAccount(
+            name="n",
+            platform=Platform.MT5,
+            login="1",
+            password=Secret("x"),
+            server="S",
+            region=remote.region,
+            type="cloud-g2",
+            reliability="high",
+        )
+        calls = {
+            "create": lambda: gated.create("main", new, transaction_id="t" * 32),
+            "update": lambda: gated.update(remote, password=Secret("x")),
+            "deploy": lambda: gated.deploy(remote),
+            "undeploy": lambda: gated.undeploy(remote),
+            "delete": lambda: gated.delete(remote),
+        }
+        made.nodes.is_away = True
+        await asyncio.sleep(14)
+        with pytest.raises(LinkLost, match="heartbeat"):
+            await calls[verb]()
+        assert port.calls == []
+        assert len(await gated.accounts("main")) == 1
+        made.nodes.is_away = False
+        await asyncio.sleep(4)
+        with suppress(Rejected):
+            await calls[verb]()
+        assert port.calls == [verb]

@@ -18,7 +18,7 @@ from brokerd.pool.memory_nodes import MemoryNodes
 from brokerd.store.memory import MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 START = datetime(2026, 3, 2, tzinfo=UTC)
 SETTINGS = PoolSettings()  # beats every 3 s, freezes after 10, holds for 900, leases of 15
 

@@ -32,7 +32,7 @@ from brokerd.domain import (
 )
 from brokerd.errors import Fenced, StoreUnavailable
 from brokerd.pool.heartbeat import Heartbeat
-from brokerd.pool.manager import Manager
+from brokerd.pool.manager import MAX_ERRANDS, Manager
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
 from brokerd.pool.slots import SlotPorts
@@ -41,7 +41,7 @@ from brokerd.queue.ports import QueueDepth
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 START = datetime(2026, 3, 2, tzinfo=UTC)
 PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 
@@ -820,3 +820,23 @@ async def test_readiness_waits_for_the_first_plan_and_waiting_is_progress() -> N
             assert one.manager.first_plan.is_set()
     events = Counter(log["event"] for log in logs)
     assert events["pool.store_lost"] == events["pool.store_recovered"] == 1
+
+
+async def test_errands_are_run_beside_a_full_pool_and_evict_nobody():
+    """What costs is put away even where no slot is free, at most four at once."""
+    stage = Stage()
+    for number in (1, 2):
+        stage.add(number)
+    for number in range(10, 16):
+        account_id = stage.add(number, live_seconds=20.0)
+        account, lease = stage.state.accounts[account_id], stage.state.leases[account_id]
+        spec = replace(account.spec, desired=Desired.STOPPED)
+        stage.state.accounts[account_id] = replace(account, spec=spec)
+        stage.state.leases[account_id] = replace(lease, is_wanted=False, has_errand=True)
+    async with node(stage, max_links=2) as one:
+        await asyncio.sleep(10)
+        assert {1, 2} <= stage.live
+        assert len(stage.live) <= 2 + MAX_ERRANDS
+        assert len(stage.live - {1, 2}) >= 2
+        assert one.manager.max_links == 2
+        assert not any(stage.links[AccountId(number)].is_drained for number in (1, 2))

@@ -38,7 +38,7 @@ from brokerd.sandbox.simulated import SimulatedMetaApi
 from brokerd.sandbox.symbols import ServerSpec, open_server
 from brokerd.sandbox.truth import AccountSpec, Broker, TruthAccount
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 FOREVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -81,7 +81,9 @@ class World:
     async def open(self, synced_through: datetime = BEGINNING) -> Session:
         """Open a session."""
         return await self.service.open(
-            self.remote, reliability="regular", synced_through=synced_through
+            self.remote,
+            account=await self.service.account(self.remote),
+            synced_through=synced_through,
         )
 
     async def open_live(self) -> Session:
@@ -366,11 +368,12 @@ async def test_lost_and_doubled_packets() -> None:
 async def test_a_revoked_token_and_an_unknown_account_are_rejected() -> None:
     """Both are errors that repeating cannot cure."""
     world = World()
+    somebody = await world.service.account(world.remote)
     nobody = MetaApiRef(token="main", account_id="nobody", region="new-york")
     with pytest.raises(NotFound):
         await world.service.account(nobody)
     with pytest.raises(NotFound):
-        await world.service.open(nobody, reliability="regular", synced_through=BEGINNING)
+        await world.service.open(nobody, account=somebody, synced_through=BEGINNING)
     world.service.is_token_revoked = True
     with pytest.raises(Unauthorized):
         await world.service.account(world.remote)

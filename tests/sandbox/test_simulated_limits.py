@@ -63,7 +63,9 @@ async def test_a_region_that_is_down_answers_no_client():
     world = World()
     mine, other = world.refs
     sessions = [
-        await world.service.open(ref, reliability="regular", synced_through=START)
+        await world.service.open(
+            ref, account=await world.service.account(ref), synced_through=START
+        )
         for ref in world.refs
     ]
     for session in sessions:

@@ -68,7 +68,7 @@ async def test_an_account_lives_its_life_in_real_durations(looptime):
     await asyncio.sleep(90)
     (listed,) = await world.verbs.accounts("main")
     assert (listed.state, listed.connection_status) == ("DEPLOYED", "CONNECTED")
-    session = await world.service.open(remote, reliability="high", synced_through=START)
+    session = await world.service.open(remote, account=listed, synced_through=START)
     assert isinstance((await session.receive())[0], Connected)
     await session.close()
     await world.verbs.undeploy("main", made.account_id)

@@ -9,7 +9,7 @@ from link_world import START, World, running_link
 
 from brokerd.domain import Anchor, Proof
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 SINCE = START - timedelta(days=5)
 
 

@@ -28,7 +28,11 @@ from brokerd.errors import (
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = [pytest.mark.looptime(noop_cycles=5), pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.looptime(noop_cycles=0),
+    pytest.mark.timeout(180),
+    pytest.mark.repeats,
+]
 
 HINT_SECONDS = 4_000.0
 REFUSALS = st.sampled_from(

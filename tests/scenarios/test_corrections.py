@@ -17,7 +17,7 @@ from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.faults import FaultKind
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 BUSY = Past(deals=60, days=2.5)
 ROLLING = 302  # the first rolling pull of a session and what it takes
 RECHECKS = 2 * 600 + 2 * ROLLING

@@ -6,12 +6,14 @@ from datetime import timedelta
 import pytest
 from link_world import running_link, subsequence
 
+from brokerd.config.settings import MarketHours
 from brokerd.connector.ports import Gap
 from brokerd.domain import Phase
+from brokerd.health.calendar import calendar_of
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 DETECTION = "brokerd_link_detection_seconds"
 
 
@@ -96,7 +98,8 @@ async def test_a_suspect_that_speaks_again_keeps_its_session():
 
 async def test_a_silent_stream_whose_broker_is_away_is_waited_for():
     """REST says that the broker is away: no new session, looks ever more rarely, back at once."""
-    async with running_link() as world:
+    hours = MarketHours(time_zone="UTC", open=("Thu 00:00-Mon 12:00",))  # the world starts then
+    async with running_link(calendar=calendar_of({"*": hours})) as world:
         await settled(world)
         world.service.information_asked_at.clear()
         world.switch_on(FaultKind.MUTE)

@@ -10,7 +10,7 @@ from brokerd.connector.ports import PAGE_LIMIT
 from brokerd.domain import Phase, Platform, Proof
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 NONE = Past(deals=0, positions=0)
 
 

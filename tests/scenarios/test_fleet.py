@@ -7,12 +7,19 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from link_world import PATIENCE, START, VirtualClock, WarpedMetaApi, spec_of
+from link_world import PATIENCE, START, VirtualClock, WarpedMetaApi, cut_windows, spec_of
 from prometheus_client import CollectorRegistry
 from simulated_money import SimulatedPort, build_provisioner
 from structlog.testing import capture_logs
 
-from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings, PoolSettings
+from brokerd.api.memory_operations import MemoryOperationRegistry
+from brokerd.config.settings import (
+    HealthSettings,
+    LedgerSettings,
+    LinkSettings,
+    OperationSettings,
+    PoolSettings,
+)
 from brokerd.connector.link import Link
 from brokerd.connector.ports import LinkPorts
 from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
@@ -23,11 +30,14 @@ from brokerd.health.desk import IncidentDesk
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.writer import Writer
+from brokerd.operations import OperationKind
 from brokerd.pool.gate import GatedStream
 from brokerd.pool.heartbeat import Heartbeat
 from brokerd.pool.manager import Manager
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
+from brokerd.pool.memory_operations import MemoryOperations
+from brokerd.pool.operations import OperationDesk
 from brokerd.pool.slots import SlotPorts
 from brokerd.queue.memory import MemoryQueue
 from brokerd.sandbox.facts import ConnectionStatus
@@ -40,7 +50,7 @@ from brokerd.sandbox.truth import AccountSpec, Broker
 from brokerd.store.memory import AccountRow, LeaseRow, MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class SilentNodes(MemoryNodes):
@@ -164,6 +174,13 @@ class Node:
             metrics=metrics,
         )
         leases = MemoryLeases(fleet.state, patience_seconds=PATIENCE)
+        desk = OperationDesk(
+            incarnation,
+            store=MemoryOperations(fleet.state),
+            settings=OperationSettings(),
+            clock=fleet.clock,
+            metrics=metrics,
+        )
         ports = LinkPorts(
             rest=fleet.service,
             provisioning=build_provisioner(
@@ -177,6 +194,7 @@ class Node:
             ledger=writer,
             windows=MemoryWindows(fleet.state),
             long_pulls=asyncio.Semaphore(1),
+            operations=desk,
             lease=leases,
             incidents=IncidentDesk(
                 HealthSettings(), calendar=Calendar(), clock=fleet.clock, metrics=metrics
@@ -201,7 +219,7 @@ class Node:
             settings=settings,
         )
         self.task = fleet.group.create_task(
-            self._run([heartbeat.run(), writer.run(), self.manager.run()])
+            self._run([heartbeat.run(), writer.run(), desk.run(), self.manager.run()])
         )
 
     async def _run(self, services):
@@ -227,6 +245,15 @@ async def running_fleet(*, accounts, links):
         yield fleet
         for task in [*tasks, *(node.task for node in fleet.started)]:
             task.cancel()
+
+
+async def until(is_met, *, seconds=30):
+    """Wait until something is so."""
+    for _ in range(seconds * 100):
+        if is_met():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became so")
 
 
 async def settle(fleet, *, live):
@@ -260,6 +287,33 @@ async def test_a_node_that_falls_silent_is_taken_over():
         assert not second.is_fenced
         await settle(fleet, live=6)
         assert fleet.service.open_sessions == 6
+
+
+async def test_the_next_owner_finishes_an_audit():
+    """Its node killed in the middle, the audit goes on elsewhere behind the last window read."""
+    async with running_fleet(accounts=1, links=1) as fleet:
+        first = await fleet.start("node-1", seed=1)
+        await asyncio.sleep(5)
+        fleet.market.freeze()
+        cut_windows(fleet.state, AccountId(1), parts=6, days=20)
+        asking = MemoryOperationRegistry(fleet.state, expire_seconds=3_600.0)
+        asked = (await asking.ask(LinkId("link-1"), OperationKind.AUDIT)).operation.operation_id
+
+        def seen():
+            return fleet.state.operations[asked]
+
+        await until(lambda: seen().progress.findings.windows >= 2)
+        first.kill()
+        await asyncio.wait([first.task])
+        assert 2 <= seen().progress.findings.windows < 6
+        read_through = seen().progress.read_through
+        fleet.service.history_asked_from.clear()
+        await fleet.start("node-2", seed=2)
+        await until(lambda: seen().finished_at, seconds=60)
+        assert seen().result.proof is Proof.PROVEN
+        assert seen().result.findings.windows == 6
+        assert min(fleet.service.history_asked_from) >= read_through
+        assert fleet.state.leases[1].epoch == 2
 
 
 async def test_a_killed_node_that_returns_takes_its_links_again():
@@ -368,3 +422,24 @@ async def test_a_server_that_fails_is_one_incident_and_its_links_return_one_by_o
     told = stages(logs)
     assert told.count(("server", "opened")) == 1
     assert (told[0], told[-1]) == (("server", "opened"), ("server", "closed"))
+
+
+async def test_what_nobody_foresaw_costs_one_link_one_attempt():
+    """A session that fails with an error of no known kind: its link comes back, others stay."""
+    async with running_fleet(accounts=3, links=3) as fleet:
+        await fleet.start("node-1", seed=1)
+        await asyncio.sleep(30)
+        moves = Counter(row.account_id for row in fleet.state.transitions)
+        [session] = fleet.service._sessions[next(iter(fleet.broker.accounts))]
+
+        def die():
+            raise RuntimeError("an SDK's surprise")
+
+        session._advance = die
+        session._woken.set()
+        await asyncio.sleep(30)
+        after = Counter(row.account_id for row in fleet.state.transitions)
+        assert [number for number in after if after[number] > moves[number]] == [1]
+        assert "Crashed" in {row.reason for row in fleet.state.transitions}
+        assert fleet.live == 3
+        await settle(fleet, live=3)

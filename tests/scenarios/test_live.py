@@ -9,7 +9,7 @@ from link_world import running_link
 from brokerd.domain import Phase, Proof, Source
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 FOUND_BY_PULL = "brokerd_deals_found_by_pull_total"
 
 

@@ -14,7 +14,7 @@ from brokerd.errors import RemoteUnavailable
 from brokerd.ledger.content import receipt_of
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 NONE = Past(deals=0, positions=0)
 SETTINGS = LinkSettings(pull_pages=1)
 

@@ -10,7 +10,7 @@ from brokerd.domain import Desired, Phase
 from brokerd.errors import RemoteUnavailable, Throttled, Unauthorized
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 async def bring_to(world, phase):

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from link_world import running_link, subsequence
+from link_world import World, running_link, subsequence
 from structlog.testing import capture_logs
 
 from brokerd.config.settings import MarketHours
@@ -13,7 +13,7 @@ from brokerd.health.calendar import calendar_of
 from brokerd.sandbox.facts import ConnectionStatus
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 RECONNECTS = "brokerd_link_reconnects_total"
 
 
@@ -42,6 +42,29 @@ async def test_a_reconnect_reads_a_quarter_of_an_hour_again():
         await world.until_live()
         overlap = timedelta(seconds=world.settings.reconnect_overlap_seconds)
         assert world.service.history_asked_from[-1] == watermark - overlap
+
+
+async def test_the_ledger_goes_on_while_only_the_stream_is_away():
+    """REST works, the stream does not come back: deals are pulled all the same, minutes old.
+
+    The account is verified before each such pull, and the link does not pretend to be live.
+    """
+    async with running_link() as world:
+        await world.until_live()
+        world.switch_on(FaultKind.MUTE)
+        world.service.drop(world.account.metaapi_id)
+        for _ in range(20):
+            made = world.trade(2)
+            await world.until(lambda made=made: set(made) <= set(world.ledger), within=395)
+            assert world.phase is not Phase.LIVE
+        assert world.watermark > world.clock.now() - timedelta(seconds=395)
+        asked = len(world.service.history_asked_at)
+        assert asked < 60
+        world.service.information_changes = {"login": "1"}
+        rows = dict(world.state.deals)
+        world.trade(2)
+        await world.until_phase(Phase.QUARANTINED, within=395)
+        assert world.state.deals == rows
 
 
 async def test_a_hundred_drops_lose_and_double_nothing():
@@ -175,7 +198,8 @@ async def test_a_link_that_flaps_keeps_its_backoff():
 
 async def test_a_broker_away_for_a_weekend_costs_no_restart():
     """While the terminal beats, a broker may stay away: one session, live when it is back."""
-    async with running_link() as world:
+    hours = MarketHours(time_zone="UTC", open=("Thu 00:00-Mon 12:00",))  # the world starts then
+    async with running_link(calendar=calendar_of({"*": hours})) as world:
         await world.until_live()
         world.account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
         await world.until_phase(Phase.SYNCING, within=1)
@@ -228,3 +252,19 @@ async def test_a_lost_session_leaves_no_cancellation_behind():
         await world.until_phase(Phase.BACKOFF, within=120)
         await world.until(lambda: len(world.leases.cancellations_seen) >= 2, within=600)
         assert set(world.leases.cancellations_seen) == {0}
+
+
+async def test_a_link_that_is_cut_as_its_session_breaks_ends_all_the_same():
+    """Of a group that fails while it is cancelled only the failure is told; the cut must hold."""
+    world = World()
+    async with asyncio.TaskGroup() as group:
+        others = [group.create_task(each.run()) for each in (world.writer, world.desk)]
+        link = group.create_task(world.run())
+        await world.until_live()
+        world.service.kill(world.account.metaapi_id)
+        link.cancel()
+        ended, _ = await asyncio.wait([link], timeout=60)
+        for task in (link, *others):
+            task.cancel()
+    assert ended
+    assert world.phases[-1] is Phase.LIVE  # it wrote nothing any more

@@ -10,7 +10,7 @@ from link_world import running_link
 from brokerd.domain import Phase, Proof
 from brokerd.errors import RemoteUnavailable, Throttled
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 async def test_three_mismatches_a_minute_apart_are_one_verdict():

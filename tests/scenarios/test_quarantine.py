@@ -12,7 +12,7 @@ from brokerd.config.settings import LinkSettings
 from brokerd.domain import BadReason, Proof, QuarantineState
 from brokerd.sandbox.facts import Amendment, Booking
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 SPOILT = {
     "nan": (("profit", "NaN"), BadReason.MALFORMED),

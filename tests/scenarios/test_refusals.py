@@ -23,7 +23,7 @@ from brokerd.errors import (
 )
 from brokerd.sandbox.facts import ProvisioningState
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 RECHECK = 900
 
 REFUSALS = [

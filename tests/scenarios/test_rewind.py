@@ -14,7 +14,7 @@ from brokerd.domain import Phase, Proof
 from brokerd.errors import LedgerRewound
 from brokerd.ledger.content import receipt_of
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 # so that twelve hours are more than a rolling pull reads
 SETTINGS = LinkSettings(rolling_interval_seconds=3_600, rolling_overlap_seconds=21_600)
 TABLES = ("deals", "revisions", "events", "windows", "heads", "links")

@@ -9,7 +9,7 @@ from link_world import running_link
 from brokerd.domain import Desired, Phase
 from brokerd.sandbox.faults import FaultKind
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 @pytest.mark.parametrize("seconds", [0.005, 0.03, 0.05, 0.07, 0.09, 0.11, 0.2, 10.0, 310.0])

@@ -9,7 +9,7 @@ from brokerd.connector.ports import Gap
 from brokerd.domain import Phase, UserAction
 from brokerd.errors import RemoteUnavailable, Throttled
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 FAILURES = [
     Throttled("429", retry_after_seconds=1_200.0),
     RemoteUnavailable("503", retry_after_seconds=1_200.0),

@@ -15,7 +15,7 @@ from brokerd.ledger.content import receipt_of
 from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.habits import Past
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 DAY_SECONDS = 86_400.0
 HOUR_SECONDS = 3_600.0
 SETTINGS = LinkSettings(  # days of the defaults in hours
@@ -24,6 +24,8 @@ SETTINGS = LinkSettings(  # days of the defaults in hours
     verify_interval_seconds=HOUR_SECONDS,
     proof_interval_seconds=90 * DAY_SECONDS,
 )
+BEAT_SECONDS = 50.0
+"""A heartbeat as rare as the service may send it: days of them are most of what these tests do."""
 OLD = timedelta(days=60)
 YEAR = Past(deals=100, days=300)
 
@@ -62,7 +64,7 @@ def assert_covered(world: World) -> None:
 
 async def test_a_deal_booked_into_the_distant_past_is_found():
     """Late by two months, behind the stream's back: no rolling pull sees it, the cycle does."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await settle_in(world)
         late = world.book(age=OLD, is_quiet=True)
         assert late not in world.ledger
@@ -75,7 +77,7 @@ async def test_a_deal_booked_into_the_distant_past_is_found():
 
 async def test_an_edit_of_an_old_deal_is_a_revision():
     """A commission corrected after two months replaces the row, and the old row is kept."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await settle_in(world)
         old = world.deal_aged(timedelta(days=200), least=OLD)
         world.account.amend(old.deal_id, Amendment(commission=old.commission - 3))
@@ -87,7 +89,7 @@ async def test_an_edit_of_an_old_deal_is_a_revision():
 
 async def test_an_old_deal_is_removed_only_after_three_looks_at_its_window():
     """What vanishes from the distant past follows the rule of removal, at its pace."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await settle_in(world)
         gone = world.account.delete(world.deal_aged(timedelta(days=200), least=OLD).deal_id)
         await eventually(world, lambda: windows_of("mismatch", world) == 1)
@@ -101,7 +103,7 @@ async def test_an_old_deal_is_removed_only_after_three_looks_at_its_window():
 
 async def test_old_windows_become_months_and_each_is_looked_at_in_turn():
     """Nine quiet days end as a few windows, all of them verified again and again."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await world.until_live()
         for _ in range(9):
             world.trade(2)
@@ -119,7 +121,7 @@ async def test_old_windows_become_months_and_each_is_looked_at_in_turn():
 
 async def test_the_cycle_costs_one_request_a_turn():
     """Re-reading one small window is all that a turn asks of MetaApi."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await settle_in(world)
         world.service.history_asked_from.clear()
         await asyncio.sleep(DAY_SECONDS)
@@ -129,7 +131,7 @@ async def test_the_cycle_costs_one_request_a_turn():
 
 async def test_a_look_that_fails_is_repeated():
     """A failure of MetaApi costs the link nothing and is followed by another look."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await settle_in(world)
         late = world.book(age=OLD, is_quiet=True)
 
@@ -147,7 +149,7 @@ async def test_a_look_that_fails_is_repeated():
 
 async def test_a_mismatch_reads_all_history_again_before_it_is_a_verdict():
     """The third mismatch in a row finds the old deal that explains it, and is none."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         await world.until_live()
         await world.until(lambda: world.status.proof is Proof.PROVEN, within=1)
         world.book(age=OLD, is_quiet=True)
@@ -162,7 +164,7 @@ async def test_a_mismatch_reads_all_history_again_before_it_is_a_verdict():
 
 async def test_a_mismatch_that_history_cannot_explain_is_read_for_once():
     """All windows are read again before the verdict, and not for every look after it."""
-    async with running_link(past=YEAR, settings=SETTINGS) as world:
+    async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:
         world.service.information_changes = {"balance": world.account.balance + 1}
         await world.until_live()
         await world.until(lambda: world.status.proof is Proof.MISMATCH, within=140)

@@ -50,6 +50,7 @@ class Daemon:
     database_url: str
     port: int = field(default_factory=free_port)
     node_name: str = "node-1"
+    stream_url: str = ""  # where the stream is, if not with the rest
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
@@ -67,7 +68,7 @@ node_name = "{self.node_name}"
 [metaapi]
 provisioning_url = "{self.sandbox_url}"
 client_url = "{self.sandbox_url}"
-stream_url = "{self.sandbox_url}"
+stream_url = "{self.stream_url or self.sandbox_url}"
 requests_per_second = 500
 socket_opens_per_second = 20
 admissions_per_second = 50
@@ -207,7 +208,8 @@ async def running_daemon(
     folder: Path, sandbox: Sandbox, database_url: str, **options: object
 ) -> AsyncIterator[Daemon]:
     """Run a daemon for as long as the block lasts; nothing of it survives."""
-    daemon = Daemon(folder=folder, sandbox_url=sandbox.url, database_url=database_url, **options)
+    options.setdefault("sandbox_url", sandbox.url)
+    daemon = Daemon(folder=folder, database_url=database_url, **options)
     try:
         await daemon.start()
         yield daemon

@@ -11,7 +11,8 @@ from brokerd.connector.governor.fleet import Fleet
 from brokerd.connector.governor.governor import CallPassage, Governor, GovernorPorts
 from brokerd.connector.governor.memory import MemoryCensus
 from brokerd.connector.governor.offset import ClockOffset
-from brokerd.connector.governor.ports import Call, Pot, Service, Turns
+from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Call, Pot, Service, Socket, Turns
 from brokerd.store.memory import MemoryState
 from brokerd.telemetry import Metrics
 
@@ -32,6 +33,25 @@ class NoPace:
 
     async def turn(self) -> None:
         """Do not wait."""
+
+
+class PacedSockets:
+    """A `SocketGate` that keeps a node's pace and learns nothing."""
+
+    def __init__(self, *, per_second: float) -> None:
+        self._pace = Pace(per_second=per_second)
+
+    async def socket_turn(self, socket: Socket) -> None:
+        """Wait for the next turn."""
+        del socket
+        await self._pace.turn()
+
+    def note_life(self, *, token: str, region: str) -> None:
+        """Forget it."""
+
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Remember it."""
+        self.subscriptions = {token: allowed}
 
 
 class OpenGate:

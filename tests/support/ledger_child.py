@@ -1,25 +1,22 @@
 """A process that writes a small ledger story and ends, or stops, itself at a chosen step.
 
-Reads orders `SIGNAL STEP NODE` from stdin and forks for each: the fork claims two links, writes
-their story, and sends itself the signal when the loop is about to run its STEP-th callback,
-which is wherever a coroutine of ours is resumed. What was answered as durable it tells at once.
+Each fork claims two links and writes their story. What was answered as durable it tells at once.
 """
 
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from random import Random
 
+from forking import arm, obey, say
 from ledger_rig import DAY, deal
 from prometheus_client import CollectorRegistry
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, LedgerSettings, Secret
 from brokerd.domain import Claim, Deal, LinkWrite, Source
-from brokerd.errors import Fenced
 from brokerd.ledger.postgres import PostgresLedgerStore
 from brokerd.ledger.writer import Writer
 from brokerd.pool.postgres_nodes import PostgresNodes
@@ -30,28 +27,8 @@ from brokerd.telemetry import Metrics
 WINDOW_END = DAY + timedelta(hours=12)
 TRUTH = (deal(2, profit="9"), deal(3), deal(4, hour=9), deal(5, hour=13))
 """What the broker says in the end: deal 1 was taken back, deal 2 amended."""
-EXIT_FENCED = 3
 
 Tell = Callable[..., None]
-
-
-def say(*words: object) -> None:
-    """Tell the test, past every buffer."""
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
-
-
-def arm(number: signal.Signals, step: int) -> None:
-    """Send ourselves the signal before the step-th callback from now."""
-    run, count = asyncio.Handle._run, 0
-
-    def counted(handle: asyncio.Handle) -> None:
-        nonlocal count
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), number)
-        run(handle)
-
-    asyncio.Handle._run = counted
 
 
 def write_of(
@@ -113,23 +90,5 @@ async def live(number: signal.Signals, step: int, node: str) -> None:
         await run_writer(database, claims, tell=say)
 
 
-def obey(number: signal.Signals, step: int, node: str) -> None:
-    """Fork, and tell when the fork stopped and how it ended."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            asyncio.run(live(number, step, node))
-        except* Fenced:
-            os._exit(EXIT_FENCED)
-        os._exit(0)
-    status = os.waitpid(pid, os.WUNTRACED)[1]
-    if os.WIFSTOPPED(status):
-        say("stopped", pid)
-        status = os.waitpid(pid, 0)[1]
-    say("ended", os.waitstatus_to_exitcode(status))
-
-
 if __name__ == "__main__":
-    for line in sys.stdin:
-        name, at, of = line.split()
-        obey(signal.Signals[name], int(at), of)
+    obey(live)

@@ -6,12 +6,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from random import Random
 
 from prometheus_client import CollectorRegistry
 from simulated_money import SimulatedPort, build_provisioner
 
-from brokerd.config.settings import HealthSettings, LedgerSettings, LinkSettings
+from brokerd.api.memory_operations import MemoryOperationRegistry
+from brokerd.config.settings import (
+    HealthSettings,
+    LedgerSettings,
+    LinkSettings,
+    OperationSettings,
+)
 from brokerd.connector.link import Link
 from brokerd.connector.ports import AccountInformation, DealsPage, LinkPorts, RemoteAccount
 from brokerd.connector.provisioning.memory import MemoryIntents, MemoryMoney
@@ -39,12 +46,16 @@ from brokerd.domain import (
 from brokerd.errors import BrokerdError, Fenced, StoreUnavailable
 from brokerd.health.calendar import Calendar
 from brokerd.health.desk import IncidentDesk
+from brokerd.ledger.content import receipt_of
 from brokerd.ledger.memory import MemoryLedgerStore
 from brokerd.ledger.memory_windows import MemoryWindows
 from brokerd.ledger.ports import NumberedWrite
 from brokerd.ledger.writer import Writer
+from brokerd.operations import Operation, OperationId, OperationKind
 from brokerd.pool.memory_leases import MemoryLeases
 from brokerd.pool.memory_nodes import MemoryNodes
+from brokerd.pool.memory_operations import MemoryOperations
+from brokerd.pool.operations import OperationDesk
 from brokerd.queue.memory import MemoryQueue
 from brokerd.sandbox import dealing, wire
 from brokerd.sandbox.dealing import At
@@ -64,6 +75,7 @@ from brokerd.store.memory import AccountRow, LeaseRow, MemoryState, TransitionRo
 from brokerd.telemetry import Metrics
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
+DAY_SECONDS = 86_400.0
 PATIENCE = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 600.0}
 
 
@@ -189,12 +201,12 @@ class WarpedMetaApi(SimulatedMetaApi):
         is_blind = deal_id in self.hidden and not self.finds_hidden
         return replace(page, deals=()) if is_blind else page
 
-    async def open(self, remote: MetaApiRef, *, reliability: str, synced_through: datetime):
+    async def open(self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime):
         """Note who was opened, and open."""
         self.opened.append(remote)
         self.told("opens")
         self.opened_from.append(synced_through)
-        return await super().open(remote, reliability=reliability, synced_through=synced_through)
+        return await super().open(remote, account=account, synced_through=synced_through)
 
     def _written(self, page: DealsPage, remote: MetaApiRef) -> DealsPage:
         """Read the page again as it goes over the wire, spoilt records and all."""
@@ -338,6 +350,14 @@ class World:
             random=Random(seed + 3),
             metrics=self.metrics,
         )
+        self.operations = MemoryOperationRegistry(self.state, expire_seconds=3_600.0)
+        self.desk = OperationDesk(
+            Incarnation(1),
+            store=MemoryOperations(self.state),
+            settings=OperationSettings(poll_seconds=3_600.0),  # tests wake it
+            clock=self.clock,
+            metrics=self.metrics,
+        )
         self.money = MemoryMoney(state=self.state)
         self.port = SimulatedPort(self.service, self.clock)
         self.ports = LinkPorts(
@@ -354,6 +374,7 @@ class World:
             ledger=self.writer,
             windows=MemoryWindows(self.state),
             long_pulls=asyncio.Semaphore(self.settings.max_long_pulls),
+            operations=self.desk,
             lease=self.leases,
             incidents=IncidentDesk(
                 HealthSettings(),
@@ -388,6 +409,12 @@ class World:
         """Delete the link."""
         row = self.state.accounts[self.account_id]
         self._put(replace(row, generation=row.generation + 1, deleted_at=self.clock.now()))
+
+    async def ask_audit(self) -> OperationId:
+        """Ask for an audit, as a client does, and hint at it; return its id."""
+        asked = await self.operations.ask(LinkId("link-1"), OperationKind.AUDIT)
+        self.desk.wake.set()
+        return asked.operation.operation_id
 
     def steal(self) -> None:
         """Let another node take the lease."""
@@ -536,6 +563,15 @@ class World:
             if account_id == self.account_id and row.removed_at is None
         }
 
+    def operation(self, operation_id: OperationId) -> Operation:
+        """Return a stored operation."""
+        return self.state.operations[operation_id]
+
+    async def until_ended(self, operation_id: OperationId, *, within: float = 30.0) -> Operation:
+        """Wait until an operation is done or failed; return it."""
+        await self.until(lambda: self.operation(operation_id).finished_at, within=within)
+        return self.operation(operation_id)
+
     def events(self, deal_id: DealId) -> list[str]:
         """Return what consumers were told of a deal."""
         return [event.type for event in self.state.events if event.deal_id == deal_id]
@@ -630,6 +666,26 @@ def spec_of(account: TruthAccount, *, sync_from: datetime | None = None) -> Link
     )
 
 
+def cut_windows(state: MemoryState, account_id: AccountId, *, parts: int, days: float) -> None:
+    """Cut an account's one window in so many, the first of which ends in those days before."""
+    (whole,) = state.windows[account_id]
+    first = whole.end - timedelta(days=days)
+    edges = [first + (whole.end - first) / parts * part for part in range(1, parts)]
+    state.windows[account_id] = [
+        replace(
+            whole,
+            start=start,
+            end=end,
+            receipt=receipt_of(
+                row.deal
+                for row in state.deals.values()
+                if row.account_id == account_id and start <= row.deal.time < end
+            ),
+        )
+        for start, end in pairwise([whole.start, *edges, whole.end])
+    ]
+
+
 def subsequence(phases: Iterable[Phase], within: Iterable[Phase]) -> bool:
     """Say whether phases occurred in that order, others between them or not."""
     rest = iter(within)
@@ -641,7 +697,8 @@ async def running_link(**options: object) -> AsyncIterator[World]:
     """Run a link for the time of a test; it must leave no session and no count behind."""
     world = World(**options)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(world.writer.run()), group.create_task(world.run())]
+        services = (world.writer.run(), world.desk.run(), world.run())
+        tasks = [group.create_task(service) for service in services]
         yield world
         for task in reversed(tasks):
             task.cancel()

@@ -103,6 +103,6 @@ def tell(story: Story, *, seed: int, links: int, **options: object) -> Trace:
         return trace
 
     with asyncio.Runner(
-        loop_factory=lambda: looptime.new_event_loop(start=0.0, noop_cycles=5)
+        loop_factory=lambda: looptime.new_event_loop(start=0.0, noop_cycles=0)
     ) as runner:
         return runner.run(run())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from brokerd.app.run import EXIT_RECYCLE
 from brokerd.config.rules import UNIT_STOP_SECONDS
 from brokerd.config.settings import DEFAULT_PATH
 
@@ -61,6 +62,8 @@ def test_unit_agrees_with_the_daemon() -> None:
     """Stop time, restart rule, path and notify type are what the daemon was built for."""
     assert [float(value) for value in _values("TimeoutStopSec")] == [UNIT_STOP_SECONDS]
     assert _values("RestartPreventExitStatus") == ["78"]
+    recycled = [str(EXIT_RECYCLE)]
+    assert _values("SuccessExitStatus") == _values("RestartForceExitStatus") == recycled
     assert (_values("Type"), _values("NotifyAccess")) == (["notify"], ["main"])
     (command,) = _values("ExecStart")
     assert command.endswith(f"brokerd run --config {DEFAULT_PATH}")

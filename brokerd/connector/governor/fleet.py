@@ -12,7 +12,9 @@ from brokerd.errors import StoreUnavailable
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 DEMAND_SECONDS = 300.0
-"""Between two counts of the accounts: counting a hundred thousand costs Postgres 50 ms."""
+"""Between two counts of many accounts: counting a hundred thousand costs Postgres 50 ms."""
+FEW_ACCOUNTS = 10_000
+"""Up to so many are counted at every look: a young fleet's budget must grow as fast as it does."""
 
 
 class Fleet:
@@ -46,7 +48,7 @@ class Fleet:
             look += 1
             try:
                 await self._count_nodes()
-                if look % looks_per_count == 0:
+                if look % looks_per_count == 0 or self._accounts.total() <= FEW_ACCOUNTS:
                     await self._count_accounts()
             except StoreUnavailable as failure:
                 level = log.debug if self._is_stale else log.warning

@@ -81,6 +81,7 @@ class Governor:
         self._breakers = Breakers(settings, ports=self._line_ports, metrics=ports.metrics)
         self._offsets = dict.fromkeys(Service, ClockOffset())
         self._sockets = Sockets()
+        self.subscriptions: dict[str, int] = {}
         self._unnamed: dict[str, tuple[Scope, float]] = {}
 
     def __repr__(self) -> str:
@@ -139,6 +140,10 @@ class Governor:
         """Note that a terminal spoke on a socket of the region; see `SocketGate`."""
         call = self._sockets.lived(token=token, region=region)
         self._breakers.learn(call, None, is_answered=True)
+
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Note how many accounts a token may stream; see `SocketGate`."""
+        self.subscriptions[token] = allowed
 
     async def refresh(self) -> None:
         """Show what is so at the time of a scrape."""

@@ -82,6 +82,9 @@ class SocketGate(Protocol):
     def note_life(self, *, token: str, region: str) -> None:
         """Note that a terminal spoke on a socket of the region."""
 
+    def note_subscriptions(self, token: str, allowed: int) -> None:
+        """Note how many accounts a token may stream; MetaApi says so when it refuses one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:

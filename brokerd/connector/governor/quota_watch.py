@@ -1,8 +1,8 @@
 """Reads MetaApi's quotas now and then and warns before links are refused for them."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import nan
 
 import structlog
@@ -33,24 +33,29 @@ class _Key:
 
 
 class QuotaWatch:
-    """Compares quotas with demand, shows what is left, and tells of every change once."""
+    """Compares quotas with demand, shows what is left, and tells of every change once.
+
+    `subscriptions` are how many accounts each token may stream, as far as MetaApi said so.
+    """
 
     name = "quotas"
 
     def __init__(
-        self, reader: QuotaReader, *, fleet: Fleet, settings: GovernorSettings, metrics: Metrics
+        self,
+        reader: QuotaReader,
+        *,
+        fleet: Fleet,
+        subscriptions: Mapping[str, int],
+        settings: GovernorSettings,
+        metrics: Metrics,
     ) -> None:
         self._reader = reader
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
-        self._subscriptions: dict[str, int] = {}
+        self._subscriptions = subscriptions
         self._low: set[_Key] = set()
         self._stated: dict[tuple[str, str, float], float] = {}
-
-    def note_subscriptions(self, token: str, allowed: int) -> None:
-        """Note how many accounts a token may stream; MetaApi says so when it refuses one."""
-        self._subscriptions[token] = allowed
 
     async def run(self) -> None:
         """Read again and again; returns only when cancelled."""
@@ -93,15 +98,11 @@ class QuotaWatch:
             if is_low == (key in self._low):
                 continue
             self._low ^= {key}
-            level = log.warning if is_low else log.info
-            level(
-                "metaapi.quota_low" if is_low else "metaapi.quota_enough",
-                token=each.token,
-                region=each.region,
-                quota=each.kind,
-                allowed=each.allowed,
-                wanted=each.wanted,
-            )
+            values = asdict(each)
+            if is_low:
+                log.warning("metaapi.quota_low", **values)
+            else:
+                log.info("metaapi.quota_enough", **values)
 
     async def _compare_credits(self, demands: Sequence[Demand]) -> None:
         """Tell once of each limit of credits that MetaApi states otherwise than we keep it."""

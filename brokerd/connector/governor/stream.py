@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from brokerd.connector.governor.ports import Call, Service
-from brokerd.connector.ports import Connected, Session, StreamEvent, StreamPort
+from brokerd.connector.ports import Connected, RemoteAccount, Session, StreamEvent, StreamPort
 from brokerd.domain import MetaApiRef
 
 
@@ -27,7 +27,7 @@ class GovernedStream:
         self._gate = gate
 
     async def open(
-        self, remote: MetaApiRef, *, reliability: str, synced_through: datetime
+        self, remote: MetaApiRef, *, account: RemoteAccount, synced_through: datetime
     ) -> "GovernedSession":
         """Open the session; raises `Held`. See `StreamPort`."""
         self._gate.check(
@@ -39,9 +39,7 @@ class GovernedStream:
                 account_id=remote.account_id,
             )
         )
-        session = await self._stream.open(
-            remote, reliability=reliability, synced_through=synced_through
-        )
+        session = await self._stream.open(remote, account=account, synced_through=synced_through)
         return GovernedSession(session, remote=remote, gate=self._gate)
 
 

@@ -81,13 +81,6 @@ class TokenInspector:
         """Return how many of the accounts that were listed are deployed."""
         return sum(record.get("state") == "DEPLOYED" for record in self.accounts)
 
-    def reliability(self, account_id: str) -> str:
-        """Return how many terminals an account has, in MetaApi's words."""
-        for record in self.accounts:
-            if record.get("_id") == account_id:
-                return str(record.get("reliability", ""))
-        return ""
-
     async def _read_accounts(self) -> Finding:
         answer = await self._ports.raw.of_token(TokenQuestion.ACCOUNTS, self._token)
         if isinstance(answer, list):

@@ -10,6 +10,7 @@ from brokerd.connector.ports import (
     BrokerStatus,
     Connected,
     DealSeen,
+    RemoteAccount,
     Session,
     StreamEvent,
     StreamPort,
@@ -51,11 +52,11 @@ class Heard:
 
 
 async def watch(
-    remote: MetaApiRef, *, stream: StreamPort, reliability: str, since: datetime, clock: Clock
+    remote: MetaApiRef, *, stream: StreamPort, account: RemoteAccount, since: datetime, clock: Clock
 ) -> Heard:
     """Open a session, listen until it is synchronized and a little longer, and close it."""
     began, heard = clock.monotonic(), Heard()
-    session = await stream.open(remote, reliability=reliability, synced_through=since)
+    session = await stream.open(remote, account=account, synced_through=since)
     try:
         try:
             async with asyncio.timeout(SYNC_SECONDS):

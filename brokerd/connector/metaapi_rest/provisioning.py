@@ -88,16 +88,6 @@ class MetaApiProvisioning:
         self, token: str, account: NewAccount, *, transaction_id: str
     ) -> Created | Pending:
         """Create an account, once per transaction however often it is asked."""
-        body = _NewAccount(
-            name=account.name,
-            login=account.login,
-            password=account.password.reveal(),
-            server=account.server,
-            platform=account.platform,
-            region=account.region,
-            type=account.type,
-            reliability=account.reliability,
-        )
         request = Request(
             method="create",
             verb="POST",
@@ -106,7 +96,7 @@ class MetaApiProvisioning:
             service=Service.PROVISIONING,
             region=account.region,
             is_spending=True,
-            content=msgspec.json.encode(body),
+            content=_body(account),
             headers={"transaction-id": transaction_id, **_JSON},
             accepted=frozenset({_CREATED, _PENDING}),
             secret=account.password,
@@ -177,6 +167,22 @@ class MetaApiProvisioning:
             call=_call(f"{verb}ing", remote),
         )
         await self._transport.send(request, _ignored)
+
+
+def _body(account: NewAccount) -> bytes:
+    """Write the body where no frame of a failure will show it."""
+    return msgspec.json.encode(
+        _NewAccount(
+            name=account.name,
+            login=account.login,
+            password=account.password.reveal(),
+            server=account.server,
+            platform=account.platform,
+            region=account.region,
+            type=account.type,
+            reliability=account.reliability,
+        )
+    )
 
 
 def _created(answer: Answer) -> Created | Pending:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from brokerd.connector.ports import BrokerStatus, DealSeen, Gap, StreamEvent
-from brokerd.errors import LinkLost
+from brokerd.errors import BrokerdError
 
 
 class EventBuffer:
@@ -19,7 +19,7 @@ class EventBuffer:
         self._limit = limit
         self._events: deque[StreamEvent] = deque()
         self._gaps: dict[str, Gap] = {}
-        self._is_ended = False
+        self._failure: BrokerdError | None = None
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
@@ -42,19 +42,19 @@ class EventBuffer:
         self._gaps[reason] = Gap(reason=reason)
         self._news.set()
 
-    def end(self) -> None:
-        """Make every later `take` raise `LinkLost`; what waits is still returned before."""
-        self._is_ended = True
+    def end(self, failure: BrokerdError) -> None:
+        """Make every later `take` raise; what waits is still returned before. The first counts."""
+        self._failure = self._failure or failure
         self._news.set()
 
     async def take(self) -> Sequence[StreamEvent]:
         """Wait for at least one event and return all. Safe to cancel: taking does not wait."""
         await self._news.wait()
         taken = (*self._events, *self._gaps.values())
-        if not taken:
-            raise LinkLost("the session was closed")
+        if not taken and self._failure is not None:
+            raise self._failure
         self._events.clear()
         self._gaps.clear()
-        if not self._is_ended:
+        if self._failure is None:
             self._news.clear()
         return taken

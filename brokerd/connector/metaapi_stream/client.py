@@ -1,11 +1,9 @@
-"""One contained MetaApi client: all the links of one token, on as few sockets as the SDK needs."""
+"""One contained MetaApi client: the links of one token, on as few sockets as the SDK needs."""
 # ruff: noqa: SLF001  # accounts and their caches have no public constructor or destructor
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from random import Random
 
-import httpx
 from metaapi_cloud_sdk import MetaApi
 from metaapi_cloud_sdk.metaapi.metaapi import MetaApiOpts
 from metaapi_cloud_sdk.metaapi.metatrader_account import MetatraderAccount
@@ -13,134 +11,182 @@ from metaapi_cloud_sdk.metaapi.streaming_metaapi_connection_instance import (
     StreamingMetaApiConnectionInstance,
 )
 
-from brokerd.clock import Clock
 from brokerd.config.settings import MetaApiSettings, Secret
-from brokerd.connector.governor.pace import Pace
-from brokerd.connector.metaapi_stream import overrides
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.calls import Calls
+from brokerd.connector.metaapi_stream.canary import Canaries, TerminalKind
+from brokerd.connector.metaapi_stream.containment import (
+    ClientHooks,
+    SocketHooks,
+    contain_client,
+    contain_connection,
+    contain_socket,
+)
 from brokerd.connector.metaapi_stream.dismantle import dismantle
 from brokerd.connector.metaapi_stream.listener import StreamListener
-from brokerd.connector.metaapi_stream.opening import SocketOpening
-from brokerd.connector.metaapi_stream.routes import Routes
+from brokerd.connector.metaapi_stream.opening import AttemptNotes, SocketOpening
+from brokerd.connector.metaapi_stream.overrides import leaks, subscriptions
+from brokerd.connector.metaapi_stream.packets import read_synchronization, strip_specifications
+from brokerd.connector.metaapi_stream.parts import ClientParts
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
-from brokerd.domain import MetaApiRef
-from brokerd.telemetry import Metrics
+from brokerd.connector.metaapi_stream.specifications import SpecificationHash
+from brokerd.connector.metaapi_stream.wedge import DEAF_SECONDS, SocketLife, SocketState, Vitals
+from brokerd.connector.ports import RemoteAccount
+from brokerd.errors import BrokerdError, LinkLost, Unauthorized
 
-ORDERING_SECONDS = 5.0
+ORDERING_SECONDS = 3.5
 """A lost packet stalls its account for so long, then the SDK synchronizes again."""
 CONCURRENT_SYNCHRONIZATIONS = 15
 DAY_SECONDS = 86_400.0
 
 HIGH_RELIABILITY = "high"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamPorts:
-    """What the stream needs from the rest of the node."""
-
-    http: httpx.AsyncClient
-    clock: Clock
-    random: Random
-    metrics: Metrics
+Place = tuple[str, int, int]
+"""A socket's region, instance number and index: what the SDK finds it by."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientParts:
-    """What every client of a node shares."""
+@dataclass(slots=True)
+class _Seat:
+    """An account's place in the client."""
 
-    settings: MetaApiSettings
-    calls: Calls
-    socket_opens: Pace
-    ports: StreamPorts
+    listener: StreamListener
+    is_high: bool
+    opened_at: float
+    is_leaving: bool = False
 
 
 class StreamClient:
-    """A `MetaApi` object with its defects contained. Must be made inside the running loop."""
+    """A `MetaApi` object with its defects contained. Must be made inside the running loop.
 
-    def __init__(self, token: Secret, *, parts: ClientParts) -> None:
+    `is_refused` once MetaApi refused the token: then every session has ended with `Unauthorized`.
+    """
+
+    def __init__(self, token: Secret, *, name: str, parts: ClientParts) -> None:
+        ports, settings = parts.ports, parts.settings
+        self._name = name
+        self.is_refused = False
+        self.made_at = ports.clock.monotonic()
+        self.calls = Calls(metrics=ports.metrics)
         self._parts = parts
-        self._listeners: dict[str, StreamListener] = {}
-        self._high: set[str] = set()
+        self._clock = ports.clock
+        self._seats: dict[str, _Seat] = {}
+        self._lives: dict[Place, SocketLife] = {}
+        self._deaf_sessions = 0
+        self._has_heard = False
         self._opening = SocketOpening(
-            pace=parts.socket_opens, random=parts.ports.random, metrics=parts.ports.metrics
+            gate=ports.sockets, random=ports.random, metrics=ports.metrics
         )
-        self._api = MetaApi(token.reveal(), _options(parts.settings))
+        self._api = MetaApi(token.reveal(), _options(settings))
         self._ws = self._api._metaapi_websocket_client
-        if parts.settings.stream_url is not None:
-            self._ws.set_url(parts.settings.stream_url)
-        self._contain()
+        if settings.stream_url is not None:
+            self._ws.set_url(settings.stream_url)
+        hashes = SpecificationHash(self._api, token=token, clock=ports.clock)
+        self._canaries = Canaries(
+            min_links=settings.canary_links,
+            hash_items=hashes.of,
+            calls=self.calls,
+            clock=ports.clock,
+            metrics=ports.metrics,
+        )
+        hooks = ClientHooks(
+            served=self._seats.keys(),
+            is_subscribed=self._is_subscribed,
+            prepare_socket=self._prepare_socket,
+            lose_packets=self._lose_packets,
+            refuse=self._refuse,
+            tell_limit=lambda limit: ports.sockets.note_subscriptions(name, limit),
+        )
+        contain_client(self._api, parts=parts, calls=self.calls, hooks=hooks)
 
     def __repr__(self) -> str:
-        return f"<StreamClient {len(self._listeners)} accounts>"
+        return f"<StreamClient {len(self._seats)} accounts, {self.calls!r}>"
 
-    def _contain(self) -> None:
-        ws, parts = self._ws, self._parts
-        overrides.keep_order_of_other_sockets(ws)
-        overrides.subscribe_only(ws, self._is_served)
-        overrides.drain_queues_by_popping(ws)
-        overrides.process_events_without_timers(ws)
-        overrides.pace_socket_opens(ws, self._prepare_socket)
-        overrides.open_sockets_one_by_one(ws, parts.calls)
-        overrides.unsubscribe_briefly(ws)
-        overrides.refresh_subscriptions_aside(ws, parts.calls)
-        overrides.shield_domain_settings(ws._domain_client, parts.calls)
-        overrides.fetch_no_hashing_lists(self._api._terminal_hash_manager)
-        overrides.measure_no_latency(ws)
-        overrides.request_over(ws._domain_client, parts.ports.http, Routes(parts.settings).rewrite)
-        overrides.parse_no_dates(ws)
-        overrides.tell_losses(ws, self._lose_packets)
-        overrides.forget_old_hashes(ws, parts.ports.clock)
+    @property
+    def has_heard(self) -> bool:
+        """Say whether a terminal ever answered a session of it."""
+        return self._has_heard or any(seat.listener.has_heard for seat in self._seats.values())
+
+    @property
+    def accounts(self) -> int:
+        """Return how many accounts have not left."""
+        return len(self._seats)
+
+    def vitals(self, *, longest_close_seconds: float) -> Vitals:
+        """Return the facts by which a client is judged; closes are known to who closes."""
+        now, lives = self._clock.monotonic(), self._lives.values()
+        return Vitals(
+            hanging_calls=self.calls.abandoned,
+            longest_close_seconds=longest_close_seconds,
+            longest_stuck_seconds=max((each.stuck_seconds(now) for each in lives), default=0),
+            broken_attempts=max((each.broken_attempts for each in lives), default=0),
+            deaf_sessions=self._deaf_sessions,
+        )
 
     def connection(
-        self, remote: MetaApiRef, *, reliability: str, listener: StreamListener
+        self, account: RemoteAccount, *, region: str, listener: StreamListener
     ) -> StreamingMetaApiConnectionInstance:
         """Make a connection whose only listener is ours; nothing is sent before its `connect()`."""
-        account_id = remote.account_id
-        self._listeners[account_id] = listener
-        if reliability == HIGH_RELIABILITY:
-            self._high.add(account_id)
-        self._ws._socket_instances.setdefault(remote.region, {})
-        known_region = self._ws.get_account_region(account_id)
-        if known_region not in (None, remote.region):  # the SDK remembers the first it heard of
-            del self._ws._regions_by_accounts[account_id]
-        connection = self._account(remote, reliability).get_streaming_connection(listener)
-        # A9: terminal state and health monitor cost seconds of the loop, and nobody asks them.
-        connection.remove_synchronization_listener(connection.terminal_state)
-        connection.remove_synchronization_listener(connection.health_monitor)
-        connection.health_monitor.stop()
-        return connection
+        account_id = account.account_id
+        self._seats[account_id] = _Seat(
+            listener=listener,
+            is_high=account.reliability == HIGH_RELIABILITY,
+            opened_at=self._clock.monotonic(),
+        )
+        self._ws._socket_instances.setdefault(region, {})
+        if self._ws.get_account_region(account_id) not in {None, region}:
+            del self._ws._regions_by_accounts[account_id]  # the SDK remembers the first it heard of
+        self._canaries.add(
+            account_id,
+            TerminalKind(server=account.server, generation=account.generation, region=region),
+        )
+        known = self._account(account, region)
+        return contain_connection(
+            lambda: known.get_streaming_connection(listener),
+            offer=lambda: self._canaries.offer(account_id),
+        )
 
     async def leave(
         self, connection: StreamingMetaApiConnectionInstance, *, account_id: str
     ) -> None:
-        """Close a connection that was connected, and what the SDK forgets of it (B2, B3)."""
+        """Close a connection, and what the SDK keeps of its account."""
+        if seat := self._seats.get(account_id):
+            seat.is_leaving = True
+            self._note_hearing(account_id, seat)
         try:
             await connection.close()
         finally:
-            inner = connection._meta_api_connection
-            self._ws.remove_reconnect_listener(inner)
-            self._ws._synchronization_listeners.pop(account_id, None)
-            for accounts in self._ws._socket_instances_by_accounts.values():
-                accounts.pop(account_id, None)
-            self._listeners.pop(account_id, None)
-            self._high.discard(account_id)
-            overrides.give_turns_back(self._ws, account_id)
+            self.forget(account_id)
+
+    def forget(self, account_id: str) -> None:
+        """Drop an account, whatever becomes of its connection; a second time changes nothing."""
+        if self._seats.pop(account_id, None) is None:
+            return
+        self._canaries.remove(account_id)
+        leaks.forget_account(self._ws, account_id)
+        subscriptions.give_turns_back(self._ws, account_id)
 
     async def close(self) -> None:
-        """End everything in bounded time; never raises."""
+        """End everything of this client in bounded time; never raises."""
         self._opening.end()
-        await dismantle(self._api, calls=self._parts.calls)
+        self.end_sessions(LinkLost("the client of this session was dismantled"))
+        await dismantle(self._api, calls=self.calls)
 
-    def _account(self, remote: MetaApiRef, reliability: str) -> MetatraderAccount:
+    def end_sessions(self, failure: BrokerdError) -> None:
+        """Make every session raise; each still leaves by itself."""
+        for seat in self._seats.values():
+            seat.listener.end(failure)
+
+    def _account(self, account: RemoteAccount, region: str) -> MetatraderAccount:
         """Build the account from what we know of it; asking MetaApi costs a request a link."""
         api = self._api.metatrader_account_api
         return MetatraderAccount(
             {
-                "_id": remote.account_id,
-                "region": remote.region,
-                "reliability": "high" if reliability == HIGH_RELIABILITY else "regular",
+                "_id": account.account_id,
+                "region": region,
+                "reliability": "high" if account.reliability == HIGH_RELIABILITY else "regular",
                 "state": "DEPLOYED",
-                "server": "",  # keys the specifications of a terminal state, and there is none
+                "server": account.server,
+                "type": "cloud-g1" if account.generation == "cloud-g1" else "cloud-g2",
             },
             api._metatrader_account_client,
             api._metaapi_websocket_client,
@@ -150,28 +196,67 @@ class StreamClient:
             api._application,
         )
 
-    def _is_served(self, account_id: str, instance_number: int) -> bool:
-        return instance_number == 0 or account_id in self._high
+    def _is_subscribed(self, account_id: str, instance_number: int) -> bool:
+        seat = self._seats.get(account_id)
+        if seat is None or seat.is_leaving:
+            return False
+        return instance_number == 0 or seat.is_high
 
     async def _prepare_socket(self, instance: SocketRecord, region: str) -> None:
-        if self._opening.is_first(instance):
-            overrides.read_packets_sparingly(instance)
-            overrides.tell_disconnects(instance, self._lose_socket(instance, region))
-        await self._opening.turn(instance)
+        place = (region, instance["instanceNumber"], instance["id"])
+        life = self._lives.get(place)
+        if life is None:
+            life = SocketLife(since=self._clock.monotonic())
+            self._lives[place] = life
+            self._contain_socket(instance, place, life)
+        life.enter(SocketState.WAITING, now=self._clock.monotonic())
+        # a client that was replaced had sockets of the same places
+        name = f"{region}/{instance['instanceNumber']}/{instance['id']}@{self.made_at:.3f}"
+        socket = Socket(token=self._name, region=region, name=name)
+        await self._opening.turn(life, socket, is_reconnect=instance["isReconnecting"])
 
-    def _lose_socket(self, instance: SocketRecord, region: str) -> Callable[[], None]:
-        number, index = instance["instanceNumber"], instance["id"]
+    def _contain_socket(self, instance: SocketRecord, place: Place, life: SocketLife) -> None:
+        hooks = SocketHooks(
+            read=lambda message: self._read(life, message),
+            watch=AttemptNotes(life, clock=self._clock, refuse=self._refuse),
+            lost=lambda: self._lose_socket(place, life),
+            is_served=self._seats.__contains__,
+        )
+        contain_socket(instance, calls=self.calls, clock=self._clock, hooks=hooks)
 
-        def lose_socket() -> None:
-            for account_id in self._ws.get_assigned_accounts(number, index, region):
-                if listener := self._listeners.get(account_id):
-                    listener.lose_socket(region=region, instance_number=number)
+    def _read(self, life: SocketLife, message: object) -> Mapping[str, object] | None:
+        life.heard_at = self._clock.monotonic()
+        packet = read_synchronization(message, is_canary=self._canaries.wants)
+        if packet is None:
+            return None
+        self._canaries.see(packet)
+        return strip_specifications(packet)
 
-        return lose_socket
+    def _lose_socket(self, place: Place, life: SocketLife) -> None:
+        life.enter(SocketState.DOWN, now=self._clock.monotonic())
+        region, number, index = place
+        for account_id in self._ws.get_assigned_accounts(number, index, region):
+            if seat := self._seats.get(account_id):
+                seat.listener.lose_socket(region=region, instance_number=number)
 
     def _lose_packets(self, account_id: str) -> None:
-        if listener := self._listeners.get(account_id):
-            listener.lose_packets()
+        if seat := self._seats.get(account_id):
+            seat.listener.lose_packets()
+
+    def _refuse(self) -> None:
+        if not self.is_refused:
+            self.is_refused = True
+            self.end_sessions(Unauthorized("MetaApi's stream refuses the token"))
+
+    def _note_hearing(self, account_id: str, seat: _Seat) -> None:
+        """Count the sessions in a row that heard nothing, not even their socket."""
+        index = self._ws._socket_instances_by_accounts[0].get(account_id)
+        life = self._lives.get((self._ws.get_account_region(account_id), 0, index))
+        self._has_heard = self.has_heard
+        if seat.listener.has_heard or (life is not None and life.heard_at >= seat.opened_at):
+            self._deaf_sessions = 0
+        elif self._clock.monotonic() - seat.opened_at >= DEAF_SECONDS:
+            self._deaf_sessions += 1
 
 
 def _options(settings: MetaApiSettings) -> MetaApiOpts:

@@ -2,7 +2,7 @@
 # ruff: noqa: SLF001  # the SDK's own close() leaves loops behind that open sockets again (B9)
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import engineio
@@ -13,9 +13,9 @@ from metaapi_cloud_sdk import MetaApi
 from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.sdk import SocketRecord
 
-FAREWELL_SECONDS = 0.5
+FAREWELL_SECONDS = 0.3
 """How long the sockets may take to close in order; a mute server would take ten seconds each."""
-CANCEL_SECONDS = 0.5
+CANCEL_SECONDS = 0.3
 
 _FOLDERS = tuple(
     str(Path(module.__file__ or "").parent) for module in (metaapi_cloud_sdk, socketio, engineio)
@@ -25,10 +25,12 @@ _FOLDERS = tuple(
 async def dismantle(api: MetaApi, *, calls: Calls) -> None:
     """Stop what runs in a client and close its sockets; never raises.
 
-    What the SDK still runs afterwards is ended by `cancel_leftovers`, once all clients are done.
+    What the SDK still runs for it ends by itself within a minute, or by `cancel_leftovers`.
     """
     ws = api._metaapi_websocket_client
     subscriptions = ws._subscription_manager
+    for connection in api._connection_registry.streaming_connections.values():
+        connection._closed = True  # its loops look at it before they synchronize again
     for subscription in list(subscriptions._subscriptions):
         subscriptions.cancel_subscribe(subscription)
     instances = list(_instances(ws._socket_instances))
@@ -43,20 +45,28 @@ async def dismantle(api: MetaApi, *, calls: Calls) -> None:
         instance["synchronizationThrottler"].stop()
         await _cut(instance["socket"])
     ws._packet_orderer.stop()
+    for timer in ws._status_timers.values():
+        timer.cancel()
     api._terminal_hash_manager._stop()
+    await _cancel(set(calls.running))
 
 
-async def cancel_leftovers(*, calls: Calls) -> int:
+async def cancel_leftovers(*, calls: Iterable[Calls]) -> int:
     """Cancel every task that runs SDK code; return how many did not end.
 
     Only for the end of the process's last client: it cannot tell whose a task is.
     """
-    leftovers = {task for task in asyncio.all_tasks() if _is_sdk(task)} | calls.running
-    for task in leftovers:
+    leftovers = {task for task in asyncio.all_tasks() if _is_sdk(task)}
+    return await _cancel(leftovers.union(*(each.running for each in calls)))
+
+
+async def _cancel(tasks: Collection["asyncio.Task[object]"]) -> int:
+    """Cancel what is thrown away anyhow; return how many did not end."""
+    for task in tasks:
         task.cancel()
-    if not leftovers:
+    if not tasks:
         return 0
-    _, pending = await asyncio.wait(leftovers, timeout=CANCEL_SECONDS)
+    _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
     return len(pending)
 
 

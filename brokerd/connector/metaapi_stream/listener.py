@@ -11,6 +11,7 @@ from brokerd.clock import Clock
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.ports import BrokerStatus, Connected, DealSeen, Disconnected, Synchronized
 from brokerd.connector.wire import deal_from_stream
+from brokerd.errors import BrokerdError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -20,7 +21,7 @@ class StreamListener(HistoryStorage):
 
     The SDK names an instance `region:number:host`. An account of high reliability has two; the
     session is up while either is. `last_deal_time` follows only what the ledger acknowledged,
-    never what passed by (A5).
+    never what passed by (A5). `has_heard` once its terminal answered.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class StreamListener(HistoryStorage):
         self._clock = clock
         self._is_broker_up: dict[str, bool] = {}
         self._up: set[str] = set()
+        self.has_heard = False
 
     def __bool__(self) -> bool:
         """Stay true: the SDK replaces a storage that is false by its own."""
@@ -41,6 +43,10 @@ class StreamListener(HistoryStorage):
     def acknowledge(self, through: datetime) -> None:
         """Let the next synchronization begin at that time, less the overlap."""
         self._watermark = max(self._watermark, through)
+
+    def end(self, failure: BrokerdError) -> None:
+        """Make the session raise."""
+        self._buffer.end(failure)
 
     def lose_socket(self, *, region: str, instance_number: int) -> None:
         """Note that an instance's socket closed; the SDK would tell a minute later."""
@@ -65,6 +71,7 @@ class StreamListener(HistoryStorage):
     async def on_connected(self, instance_index: str, replicas: int) -> None:
         """Count an instance in; one that was in already is a new session of its terminal."""
         await super().on_connected(instance_index, replicas)
+        self.has_heard = True
         number = instance_index.rpartition(":")[0] + ":"
         was_up = bool(self._up)
         is_new_session = any(index.startswith(number) for index in self._up)

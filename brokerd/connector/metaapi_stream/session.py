@@ -6,6 +6,7 @@ from datetime import datetime
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.listener import StreamListener
 from brokerd.connector.ports import StreamEvent
+from brokerd.errors import LinkLost
 
 
 class StreamSession:
@@ -23,7 +24,10 @@ class StreamSession:
         self._leave = leave
 
     async def receive(self) -> Sequence[StreamEvent]:
-        """Wait for events and return all that wait; raises `LinkLost` once closed."""
+        """Wait for events and return all that wait; raises `LinkLost` once closed.
+
+        Raises `Unauthorized` when MetaApi refuses the token.
+        """
         return await self._buffer.take()
 
     def acknowledge(self, through: datetime) -> None:
@@ -32,9 +36,9 @@ class StreamSession:
 
     def end(self) -> None:
         """Make `receive` raise; the connection itself is taken down with its client."""
-        self._buffer.end()
+        self._buffer.end(LinkLost("the session was closed"))
 
     async def close(self) -> None:
         """Leave in bounded time; never raises."""
-        self._buffer.end()
+        self.end()
         await self._leave()

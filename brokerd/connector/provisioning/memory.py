@@ -223,7 +223,7 @@ class MemoryIntents:
         self._tell_account(fence.account_id, intent, outcome)
         self._tell_credentials(fence.account_id, intent, outcome)
 
-    async def adopt(self, fence: Fence, created_id: str) -> None:
+    async def adopt(self, fence: Fence, created_id: str | None) -> None:
         """Note which MetaApi account is the link's."""
         self._require_held(fence)
         account = self._state.accounts[fence.account_id]
@@ -302,9 +302,7 @@ class MemoryIntents:
     def _tell_account(self, account_id: AccountId, intent: Intent, outcome: Outcome) -> None:
         now, account = self._state.clock.now(), self._state.accounts[account_id]
         created_id = outcome.created_id or account.created_id
-        self._state.accounts[account_id] = replace(
-            account, created_id=None if outcome.forgets_created else created_id
-        )
+        self._state.accounts[account_id] = replace(account, created_id=created_id)
         row = self._money.auths.get(account_id, AuthRow())
         if outcome.auth is not None and intent.credential_version == account.credential_version:
             row = replace(row, auth=outcome.auth, at=now)

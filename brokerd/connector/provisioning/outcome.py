@@ -39,7 +39,6 @@ class Judge:
             charge=paid.charge,
             usd=paid.usd,
             created_id=created_id,
-            forgets_created=intent.kind is IntentKind.DELETE,
             credentials=_fate(intent.kind),
             auth=Auth.OK if is_create or is_deploy else None,
         )

@@ -87,6 +87,7 @@ class Step(Enum):
 
     DONE = "done"  # the account is where it should be
     WAIT = "wait"  # for a state that passes by itself
+    FORGET = "forget"  # the account that was the link's own is gone
     SETTLE = "settle"  # the open intent's call was made, and its end is seen
     ABANDON = "abandon"  # the open intent's call had no effect, and will have none
 
@@ -199,6 +200,8 @@ def _resume_ending(now: Situation, intent: Intent, *, ended: tuple[str, ...]) ->
 
 def _towards_deployed(now: Situation, settings: ProvisioningSettings) -> Decision:
     remote = now.remote
+    if remote is None and now.standing.created_id is not None and now.named_id is None:
+        return Step.FORGET
     if remote is None:
         return _create(now, settings)
     if now.named_id is None and now.standing.created_id != remote.account_id:
@@ -352,6 +355,8 @@ def _until(moment: datetime | None, now: datetime) -> float:
 
 def _towards_gone(now: Situation) -> Decision:
     remote, is_kept = now.remote, now.goal is Goal.UNDEPLOYED
+    if remote is None and now.standing.created_id is not None:
+        return Step.FORGET
     if remote is None or (remote.state == DELETING and is_kept):
         return Step.DONE
     if remote.state in (UNDEPLOYING, DELETING):

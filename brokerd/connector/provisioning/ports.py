@@ -148,8 +148,7 @@ class Outcome:
     """How a call ended, with all that follows from it; stored whole or not at all.
 
     `code` is `done`, `abandoned`, or the error's. None leaves a thing as it is; of the cost that is
-    the reserve. `forgets_created` clears the created id;
-    `remembers_seconds` puts the credentials among the known bad ones for so long.
+    the reserve. `remembers_seconds` puts the credentials among the known bad ones for so long.
     """
 
     code: str
@@ -157,7 +156,6 @@ class Outcome:
     charge: Charge | None = None
     usd: Decimal | None = None
     created_id: str | None = None
-    forgets_created: bool = False
     credentials: CredentialState | None = None
     auth: Auth | None = None
     remembers_seconds: float | None = None
@@ -180,8 +178,8 @@ class Intents(Protocol):
     async def close(self, fence: Fence, intent: Intent, outcome: Outcome) -> None:
         """Note how the call ended, with all that follows; erase passwords that wait no more."""
 
-    async def adopt(self, fence: Fence, created_id: str) -> None:
-        """Note which MetaApi account is the link's, found without an intent of ours."""
+    async def adopt(self, fence: Fence, created_id: str | None) -> None:
+        """Note which MetaApi account is the link's, found without an intent; None: it is gone."""
 
     async def sealed(self, account_id: AccountId, *, version: int) -> Sealed | None:
         """Return a password that still waits."""

@@ -106,7 +106,6 @@ class PostgresIntents:
             "charge": outcome.charge,
             "usd": outcome.usd,
             "created_id": outcome.created_id,
-            "forgets_created": outcome.forgets_created,
             "state": outcome.credentials,
             "auth": outcome.auth,
             "remembers_seconds": outcome.remembers_seconds,
@@ -114,7 +113,7 @@ class PostgresIntents:
         }
         await self._fenced(statements.CLOSE, values)
 
-    async def adopt(self, fence: Fence, created_id: str) -> None:
+    async def adopt(self, fence: Fence, created_id: str | None) -> None:
         """Note which MetaApi account is the link's."""
         await self._fenced(statements.ADOPT, {**_fence(fence), "created_id": created_id})
 

@@ -188,7 +188,6 @@ class _Journey:
     # Doing.
 
     async def _carry_out(self, decision: Decision, now: Situation) -> None:
-        intent, judge = now.standing.intent, self._ports.judge
         match decision:
             case Refuse(failure=failure):
                 if isinstance(failure, KnownBadCredentials):
@@ -197,25 +196,30 @@ class _Journey:
             case Act(kind=kind):
                 await self._working(_REASONS[kind])
                 await self._act(kind, now)
-            case Adopt(account_id=account_id) if intent is not None:
-                await self._close(intent, judge.done(intent, created_id=account_id))
             case Adopt(account_id=account_id):
-                log.info("account.adopted", link_id=self._claim.link_id, account_id=account_id)
-                await self._ports.intents.adopt(self._claim.fence, account_id)
+                await self._adopt(account_id, now.standing.intent)
+            case Step.FORGET:
+                log.warning("account.vanished", link_id=self._claim.link_id)
+                await self._ports.intents.adopt(self._claim.fence, None)
             case Step.WAIT:
                 assert now.remote is not None
                 await self._working(now.remote.state.capitalize())
                 await self._ports.transitions.passed(self._ref(now.remote.account_id))
-            case Step.SETTLE:
+            case Step.SETTLE | Step.ABANDON | Step.DONE:
+                intent, judge = now.standing.intent, self._ports.judge
                 assert intent is not None
-                await self._close(intent, judge.done(intent))
-            case Step.ABANDON:
-                assert intent is not None
-                await self._close(intent, judge.abandoned())
-            case Step.DONE:
-                raise AssertionError("nothing to carry out")
+                ended = judge.done(intent) if decision is Step.SETTLE else judge.abandoned()
+                await self._close(intent, ended)
             case _:
                 assert_never(decision)
+
+    async def _adopt(self, account_id: str, intent: Intent | None) -> None:
+        """Take an account for the link's own: it was bought under the intent, or by others."""
+        if intent is not None:
+            await self._close(intent, self._ports.judge.done(intent, created_id=account_id))
+            return
+        log.info("account.adopted", link_id=self._claim.link_id, account_id=account_id)
+        await self._ports.intents.adopt(self._claim.fence, account_id)
 
     async def _act(self, kind: IntentKind, now: Situation) -> None:
         intent, is_first = now.standing.intent, now.standing.intent is None

@@ -110,7 +110,7 @@ WITH account AS MATERIALIZED (
   SELECT account.* FROM account JOIN brokerd.leases AS lease USING (account_id)
   WHERE lease.owner = :owner AND lease.epoch = :epoch FOR SHARE OF lease
 ), adopted AS (
-  UPDATE brokerd.accounts AS a SET created_account_id = :created_id
+  UPDATE brokerd.accounts AS a SET created_account_id = CAST(:created_id AS text)
   FROM mine WHERE a.account_id = mine.account_id
 )
 SELECT count(*) FROM mine
@@ -140,8 +140,7 @@ WITH account AS MATERIALIZED (
   FROM closed, said WHERE s.intent_id = closed.intent_id
 ), account_told AS (
   UPDATE brokerd.accounts AS a SET
-    created_account_id = CASE WHEN :forgets_created THEN NULL
-      ELSE coalesce(CAST(:created_id AS text), a.created_account_id) END,
+    created_account_id = coalesce(CAST(:created_id AS text), a.created_account_id),
     auth = CASE WHEN newest = version THEN coalesce(said.auth, a.auth) ELSE a.auth END,
     auth_at = CASE WHEN newest = version AND said.auth IS NOT NULL THEN now ELSE a.auth_at END,
     validation_locked_until = CASE WHEN locked_seconds IS NULL THEN a.validation_locked_until

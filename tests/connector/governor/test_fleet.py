@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from brokerd.connector.governor.fleet import DEMAND_SECONDS, Fleet
+from brokerd.connector.governor.fleet import DEMAND_SECONDS, FEW_ACCOUNTS, Fleet
 from brokerd.connector.governor.ports import Demand
 from brokerd.errors import StoreUnavailable
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class Counted:
@@ -41,19 +41,34 @@ class Counted:
         ]
 
 
-async def test_nodes_are_counted_often_and_accounts_rarely():
-    """A node that joins is seen within seconds, an account within minutes."""
+async def test_nodes_are_counted_often_and_many_accounts_rarely():
+    """A node that joins is seen within seconds; accounts, once there are many, within minutes."""
     census = Counted()
+    census.accounts = FEW_ACCOUNTS
     fleet = Fleet(census, node_count_seconds=5.0)
     await fleet.prepare()
     running = asyncio.ensure_future(fleet.run())
-    census.nodes, census.accounts = 5, 10
+    census.nodes, census.accounts = 5, FEW_ACCOUNTS + 1
     await asyncio.sleep(5.1)
     assert fleet.live_nodes == 5
-    assert fleet.accounts("main") == 6
+    assert fleet.accounts("main") == 2 * FEW_ACCOUNTS
     await asyncio.sleep(DEMAND_SECONDS)
-    assert fleet.accounts("main") == 20
+    assert fleet.accounts("main") == 2 * FEW_ACCOUNTS + 2
     assert census.looks == 62
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_fleet_that_starts_empty_is_not_held_to_the_budget_of_one_account():
+    """The first accounts of a new daemon count within seconds."""
+    census = Counted()
+    census.accounts = 0
+    fleet = Fleet(census, node_count_seconds=5.0)
+    await fleet.prepare()
+    running = asyncio.ensure_future(fleet.run())
+    census.accounts = 250
+    await asyncio.sleep(5.1)
+    assert fleet.accounts("main") == 500
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

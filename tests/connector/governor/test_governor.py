@@ -27,7 +27,7 @@ from brokerd.errors import (
 from brokerd.store.memory import MemoryState
 from brokerd.telemetry import Metrics
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 DEALS = Call(
     service=Service.CLIENT, method="deals", token="main", region="london", account_id="a-1"

@@ -13,6 +13,7 @@ from brokerd.config.settings import GovernorSettings, MetaApiSettings, Secret
 from brokerd.connector.governor.governor import Governor
 from brokerd.connector.governor.pace import Pace
 from brokerd.connector.metaapi_rest.client import MetaApiRest
+from brokerd.connector.metaapi_rest.provisioning import MetaApiProvisioning
 from brokerd.connector.metaapi_rest.retries import retrying
 from brokerd.connector.metaapi_rest.transport import RestPorts, open_http
 from brokerd.domain import MetaApiRef
@@ -70,20 +71,25 @@ class Rig:
 
     def client(self, **changes: object) -> MetaApiRest:
         """Build the client under test, with settings changed."""
+        settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # a test's shorthand
+        return MetaApiRest(settings, ports=self.ports(settings))
+
+    def provisioning(self) -> MetaApiProvisioning:
+        """Build the client of the provisioning side."""
+        return MetaApiProvisioning(self.settings, ports=self.ports(self.settings))
+
+    def ports(self, settings: MetaApiSettings) -> RestPorts:
+        """Build what the clients need."""
 
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # a test's shorthand
-        return MetaApiRest(
-            settings,
-            ports=RestPorts(
-                http=self.http,
-                retrying=retrying(settings.request_attempts, random=Random(7), sleep=sleep),
-                gate=self.governor(settings.requests_per_second),
-                clock=self.clock,
-                metrics=self.metrics,
-            ),
+        return RestPorts(
+            http=self.http,
+            retrying=retrying(settings.request_attempts, random=Random(7), sleep=sleep),
+            gate=self.governor(settings.requests_per_second),
+            clock=self.clock,
+            metrics=self.metrics,
         )
 
     def governor(self, requests_per_second: int) -> Governor:

@@ -11,7 +11,7 @@ import structlog
 
 from brokerd.config.settings import Secret
 from brokerd.errors import BrokerdError, RemoteUnavailable, Unauthorized
-from brokerd.telemetry import configure_logging
+from brokerd.logs import configure_logging
 
 if TYPE_CHECKING:
     from tests.connector.metaapi_rest.conftest import Rig

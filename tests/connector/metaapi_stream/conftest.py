@@ -12,38 +12,34 @@ from typing import Any
 
 import httpx
 import pytest
+from governing import PacedSockets
 from metaapi_cloud_sdk import MetaApi, SynchronizationListener
 from metaapi_cloud_sdk.metaapi.memory_history_storage import MemoryHistoryStorage
 from metaapi_cloud_sdk.metaapi.metatrader_account import MetatraderAccount
 from prometheus_client import CollectorRegistry
+from stream_accounts import REGION, account_of, remote_of
 
 from brokerd.clock import SystemClock
 from brokerd.config.settings import MetaApiSettings, Secret
-from brokerd.connector.governor.pace import Pace
-from brokerd.connector.metaapi_stream import overrides
 from brokerd.connector.metaapi_stream.buffer import EventBuffer
 from brokerd.connector.metaapi_stream.calls import Calls
-from brokerd.connector.metaapi_stream.client import ClientParts, StreamClient, StreamPorts
+from brokerd.connector.metaapi_stream.client import StreamClient
 from brokerd.connector.metaapi_stream.dismantle import cancel_leftovers, dismantle
 from brokerd.connector.metaapi_stream.listener import StreamListener
+from brokerd.connector.metaapi_stream.overrides.process import prepare_process
+from brokerd.connector.metaapi_stream.overrides.requests import request_over
+from brokerd.connector.metaapi_stream.parts import ClientParts, StreamPorts
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.stream import MetaApiStream
 from brokerd.connector.ports import DealSeen, Session, StreamEvent
-from brokerd.domain import MetaApiRef
-from brokerd.errors import LinkLost
+from brokerd.errors import BrokerdError
 from brokerd.sandbox.server import DEFAULT_TOKEN, Sandbox
 from brokerd.telemetry import Metrics
 
-REGION = "vint-hill"
 NOWHERE = "http://127.0.0.1:9"
 SETTINGS = MetaApiSettings(
     tokens={"main": Secret(DEFAULT_TOKEN)}, socket_opens_per_second=20, admissions_per_second=50
 )
-
-
-def remote_of(account_id: str) -> MetaApiRef:
-    """Return where the account is kept."""
-    return MetaApiRef(token="main", account_id=account_id, region=REGION)
 
 
 class Watched:
@@ -52,7 +48,7 @@ class Watched:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.events: list[StreamEvent] = []
-        self.ended: LinkLost | None = None
+        self.ended: BrokerdError | None = None
         self._news = asyncio.Event()
 
     async def read(self) -> None:
@@ -61,8 +57,8 @@ class Watched:
             while True:
                 self.events += await self.session.receive()
                 self._news.set()
-        except LinkLost as lost:
-            self.ended = lost
+        except BrokerdError as failure:
+            self.ended = failure
             self._news.set()
 
     def of(self, kind: type) -> list[Any]:
@@ -88,6 +84,35 @@ class Streaming:
         self.stream = stream
         self._group = group
 
+    @property
+    def clients(self) -> list[StreamClient]:
+        """Return the clients in use and the retired ones."""
+        return self.stream._clients.all
+
+    def opens(self) -> float:
+        """Return how many attempts to open a socket there were."""
+        return self._sum("brokerd_stream_socket_opens_total")
+
+    def clients_replaced(self) -> float:
+        """Return how many clients were replaced."""
+        return self._sum("brokerd_stream_clients_replaced_total")
+
+    def synchronizations(self, specifications: str) -> float:
+        """Return how many began with specifications told in this way."""
+        return self._sum("brokerd_stream_synchronizations_total", specifications)
+
+    def _sum(self, name: str, label: str | None = None) -> float:
+        samples = (
+            sample
+            for metric in self.stream._ports.metrics.registry.collect()
+            for sample in metric.samples
+        )
+        return sum(
+            sample.value
+            for sample in samples
+            if sample.name == name and (label is None or label in sample.labels.values())
+        )
+
     async def open(
         self, account_id: str, *, reliability: str = "regular", region: str = REGION
     ) -> Watched:
@@ -95,7 +120,7 @@ class Streaming:
         watched = Watched(
             await self.stream.open(
                 replace(remote_of(account_id), region=region),
-                reliability=reliability,
+                account=account_of(account_id, reliability=reliability, region=region),
                 synced_through=datetime.now(UTC) - timedelta(hours=1),
             )
         )
@@ -123,6 +148,7 @@ def ports(metrics: Metrics) -> StreamPorts:
     transport = httpx.MockTransport(lambda _: httpx.Response(503))
     return StreamPorts(
         http=httpx.AsyncClient(transport=transport),
+        sockets=PacedSockets(per_second=SETTINGS.socket_opens_per_second),
         clock=SystemClock(),
         random=Random(1),
         metrics=metrics,
@@ -169,8 +195,20 @@ class Sdk:
             ws = api._metaapi_websocket_client
             ws.set_url(url)
             ws._connect_timeout = settings.connect_timeout_seconds  # a float, which opts refuse
-            overrides.request_over(ws._domain_client, self._http, Routes(settings).rewrite)
+            http_client = ws._domain_client._http_client
+            request_over(http_client, self._http, Routes(settings).rewrite)
         return self._plain[url]
+
+    def client(self, url: str = NOWHERE) -> StreamClient:
+        """Return the contained client of a server."""
+        return self._contained[url]
+
+    async def leave(self, kind: str, url: str, connection: Any) -> None:
+        """Close a connection, as its kind does."""
+        if kind == "contained":
+            await self._contained[url].leave(connection, account_id=connection.account.id)
+        else:
+            await connection.close()
 
     def connection(
         self, kind: str, url: str, account_id: str, *, reliability: str = "regular"
@@ -184,7 +222,7 @@ class Sdk:
                 clock=self._ports.clock,
             )
             return self._contained[url].connection(
-                remote_of(account_id), reliability=reliability, listener=listener
+                account_of(account_id, reliability=reliability), region=REGION, listener=listener
             )
         of = self._plain[url].metatrader_account_api
         account = MetatraderAccount(
@@ -194,6 +232,7 @@ class Sdk:
                 "reliability": reliability,
                 "state": "DEPLOYED",
                 "server": "Sandbox-Demo",
+                "type": "cloud-g2",
             },
             of._metatrader_account_client,
             of._metaapi_websocket_client,
@@ -210,16 +249,18 @@ class Sdk:
             await dismantle(api, calls=self._calls)
         for client in self._contained.values():
             await client.close()
-        assert await cancel_leftovers(calls=self._calls) == 0
+        left = 1
+        for _ in range(5):  # the plain SDK's loops wait for each other (B13), and end in turns
+            left = left and await cancel_leftovers(calls=[self._calls])
+        assert left == 0
         await self._http.aclose()
 
     def _contain(self, url: str, settings: MetaApiSettings) -> StreamClient:
         if url not in self._contained:
-            pace = Pace(per_second=settings.socket_opens_per_second)
-            parts = ClientParts(
-                settings=settings, calls=self._calls, socket_opens=pace, ports=self._ports
-            )
-            self._contained[url] = StreamClient(SETTINGS.tokens["main"], parts=parts)
+            sockets = PacedSockets(per_second=settings.socket_opens_per_second)
+            parts = ClientParts(settings=settings, ports=replace(self._ports, sockets=sockets))
+            secret = SETTINGS.tokens["main"]
+            self._contained[url] = StreamClient(secret, name="main", parts=parts)
         return self._contained[url]
 
 
@@ -236,7 +277,7 @@ class _Memory(MemoryHistoryStorage):
 @pytest.fixture
 async def sdk(ports: StreamPorts) -> AsyncIterator[Sdk]:
     """Give the SDK in both kinds."""
-    overrides.prepare_process()
+    prepare_process()
     both = Sdk(ports)
     yield both
     await both.close()

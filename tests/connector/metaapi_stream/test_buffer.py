@@ -77,7 +77,7 @@ async def test_an_ended_buffer_gives_what_it_has_first() -> None:
     """What came before the end is read; after it the session is lost, for every taker."""
     buffer = EventBuffer(limit=10)
     buffer.put(seen(1))
-    buffer.end()
+    buffer.end(LinkLost("closed"))
     assert await buffer.take() == (seen(1),)
     for _ in range(2):
         with pytest.raises(LinkLost):

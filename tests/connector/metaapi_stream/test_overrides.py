@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from metaapi_cloud_sdk.logger import LoggerManager
 
-from brokerd.connector.metaapi_stream.overrides import prepare_process
+from brokerd.connector.metaapi_stream.overrides.process import prepare_process
 from brokerd.connector.ports import Connected
 from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
@@ -309,7 +309,7 @@ async def test_a11_every_wait_of_the_sdk_is_bounded(sdk: Any) -> None:
     """A request is given up after the configured time, and repeated once."""
     ws = sdk.api("contained", request_timeout_seconds=7.0)._metaapi_websocket_client
     assert (ws._request_timeout, ws._retries) == (7.0, 1)
-    assert ws._packet_orderer._ordering_timeout_in_seconds == 5
+    assert ws._packet_orderer._ordering_timeout_in_seconds == 3.5
 
 
 async def test_b12_the_process_keeps_its_signal_handlers(sdk: Any) -> None:

@@ -3,15 +3,20 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from random import Random
-from typing import Any
 
 import pytest
+from governing import PacedSockets
 
 from brokerd.config.settings import MetaApiSettings
 from brokerd.connector.governor.pace import Pace
+from brokerd.connector.governor.ports import Socket
 from brokerd.connector.metaapi_stream.opening import SocketOpening, pause_seconds
-from brokerd.connector.metaapi_stream.packets import read_synchronization
+from brokerd.connector.metaapi_stream.packets import (
+    read_synchronization,
+    strip_specifications,
+)
 from brokerd.connector.metaapi_stream.routes import Routes
 from brokerd.connector.metaapi_stream.sdklog import (
     DemotedLogger,
@@ -19,6 +24,7 @@ from brokerd.connector.metaapi_stream.sdklog import (
     hold_tokens_back,
     scrub,
 )
+from brokerd.connector.metaapi_stream.wedge import SocketLife
 from brokerd.telemetry import Metrics
 
 PACKET = {
@@ -32,14 +38,26 @@ PACKET = {
 }
 
 
+def read(message: object, *canaries: str) -> Mapping[str, object] | None:
+    """Read a message while these accounts are canaries."""
+    return read_synchronization(message, is_canary=canaries.__contains__)
+
+
 def test_a_packet_keeps_its_envelope_and_its_deals() -> None:
     """What nobody behind the SDK reads is left out; deals come exactly as they were sent."""
-    packet = read_synchronization(
-        "2" + json.dumps(["synchronization", PACKET], separators=(",", ":"))
-    )
+    packet = read("2" + json.dumps(["synchronization", PACKET], separators=(",", ":")))
     assert packet == {
         name: PACKET[name] for name in ("type", "accountId", "sequenceNumber", "deals")
     }
+
+
+def test_a_canarys_specifications_are_read_and_go_no_further() -> None:
+    """What the SDK gets of its packet is what it gets of any other."""
+    message = "2" + json.dumps(["synchronization", PACKET], separators=(",", ":"))
+    packet = read(message, "a")
+    assert packet is not None
+    assert packet["specifications"] == PACKET["specifications"]
+    assert strip_specifications(packet) == read(message, "b")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +75,7 @@ def test_a_packet_keeps_its_envelope_and_its_deals() -> None:
 )
 def test_other_messages_are_left_to_the_sdk(message: object) -> None:
     """What we cannot read is not ours."""
-    assert read_synchronization(message) is None
+    assert read(message) is None
 
 
 @pytest.mark.parametrize(
@@ -175,12 +193,12 @@ def test_pauses_double_up_to_their_ceiling() -> None:
 
 async def test_an_ended_opening_makes_no_attempt(metrics: Metrics) -> None:
     """The SDK's loop around it stops for nothing but a cancellation."""
-    opening = SocketOpening(pace=Pace(per_second=100), random=Random(1), metrics=metrics)
-    instance: Any = {"isReconnecting": False}
-    assert opening.is_first(instance)
-    await opening.turn(instance)
-    assert not opening.is_first(instance)
+    gate = PacedSockets(per_second=100)
+    opening = SocketOpening(gate=gate, random=Random(1), metrics=metrics)
+    socket = Socket(token="main", region="new-york", name="0")
+    life = SocketLife(since=0.0)
+    await opening.turn(life, socket, is_reconnect=False)
     opening.end()
     with pytest.raises(asyncio.CancelledError):
-        await opening.turn({"isReconnecting": False})
+        await opening.turn(life, socket, is_reconnect=True)
     assert metrics.registry.get_sample_value("brokerd_stream_socket_opens_total") == 1

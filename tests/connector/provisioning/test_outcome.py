@@ -64,7 +64,6 @@ def test_success_is_charged_and_uses_the_password(kind, charge, usd, state, auth
     assert (outcome.code, outcome.charge, outcome.usd) == ("done", charge, Decimal(usd))
     assert (outcome.credentials, outcome.auth) == (state, auth)
     assert outcome.created_id == ("m-1" if kind is K.CREATE else None)
-    assert outcome.forgets_created is (kind is K.DELETE)
 
 
 def test_an_abandoned_call_changes_nothing():

@@ -117,8 +117,13 @@ def test_an_account_is_created_with_the_password_that_waits():
 def test_without_a_password_there_is_nothing_to_create_with():
     """Whoever must act is told; the same after the account vanished with its password erased."""
     assert type(refusal(decide())) is CredentialsMissing
-    gone = decide(created_id="m-1", credentials=credentials(C.ACCEPTED))
-    assert type(refusal(gone)) is CredentialsMissing
+    assert type(refusal(decide(credentials=credentials(C.ACCEPTED)))) is CredentialsMissing
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_an_account_that_is_gone_is_forgotten_first(goal):
+    """Whatever is wanted: what was created is not there any more."""
+    assert decide(goal, created_id="m-1", credentials=credentials(C.WAITING)) is Step.FORGET
 
 
 def test_an_account_of_the_identity_is_adopted_instead_of_bought_again():

@@ -11,7 +11,7 @@ from brokerd.connector.provisioning.transitions import Transitions
 from brokerd.domain import MetaApiRef
 from brokerd.errors import RemoteUnavailable, Unauthorized
 
-pytestmark = pytest.mark.looptime(noop_cycles=5)
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 
 class Listing:

@@ -1,0 +1,307 @@
+"""The network between daemon and MetaApi fails in every way, and every link lives through it.
+
+The daemon and the SDK are the real ones; a proxy stands for the network. What is measured is
+printed (`pytest -rP`). The suite runs with a shorter silence than the default of 20 s, so that it
+ends in time; BROKERD_SUSPECT_SECONDS=20 measures what an operator gets.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from decimal import Decimal
+
+import psycopg
+import pytest
+from daemon_process import Daemon, running_daemon
+from network import Network, network_to
+
+from brokerd.sandbox import dealing
+from brokerd.sandbox.dealing import At
+from brokerd.sandbox.faults import Fault, FaultKind
+from brokerd.sandbox.habits import Past
+from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
+from brokerd.sandbox.stream import StreamSettings
+from brokerd.sandbox.truth import TruthAccount
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+SUSPECT_SECONDS = float(os.environ.get("BROKERD_SUSPECT_SECONDS", "5"))
+PROBE_SECONDS = min(4.0, SUSPECT_SECONDS / 2.5)
+CONFIG = f"""
+[link]
+suspect_seconds = {SUSPECT_SECONDS}
+probe_seconds = {PROBE_SECONDS}
+connect_timeout_seconds = 30
+backoff_ceiling_seconds = 10
+"""
+
+
+@dataclass
+class Rig:
+    """A daemon with live links, the network to its stream, and the one to everything else."""
+
+    daemon: Daemon
+    sandbox: Sandbox
+    stream: Network
+    rest: Network
+    database_url: str
+
+    @property
+    def accounts(self) -> list[TruthAccount]:
+        """Return the accounts of the sandbox."""
+        return list(self.sandbox.broker.accounts.values())
+
+    def moves(self, *, since: float) -> list[tuple[str, float, str, str]]:
+        """Return (link, seconds since, phase, reason) of every change of phase after a moment."""
+        rows = self._rows(
+            "SELECT link_id, extract(epoch FROM at)::float8, phase, reason"
+            " FROM brokerd.link_transitions JOIN brokerd.accounts USING (account_id) ORDER BY at"
+        )
+        return [(link, at - since, phase, why) for link, at, phase, why in rows if at > since]
+
+    def first(self, phase: str, *, since: float) -> float:
+        """Return after how many seconds the last of the links first came into a phase."""
+        seconds: dict[str, float] = {}
+        for link, at, entered, _ in self.moves(since=since):
+            if entered == phase:
+                seconds.setdefault(link, at)
+        assert len(seconds) == len(self.accounts), self.moves(since=since)
+        return max(seconds.values())
+
+    async def until(self, phase: str, *, since: float, within: float) -> float:
+        """Wait until every link came into a phase; return the seconds the last one took."""
+        for _ in range(int(within * 10)):
+            links = {link for link, _, entered, _ in self.moves(since=since) if entered == phase}
+            if len(links) == len(self.accounts):
+                return self.first(phase, since=since)
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not all {phase}: {self.moves(since=since)}\n{self.daemon.log}")
+
+    async def until_live(self, *, since: float, within: float = 30) -> None:
+        """Wait until every link's last phase is live, after it changed at all."""
+        for _ in range(int(within * 10)):
+            last = {link: phase for link, _, phase, _ in self.moves(since=since)}
+            if len(last) == len(self.accounts) and set(last.values()) == {"live"}:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not all live: {self.moves(since=since)}\n{self.daemon.log}")
+
+    def held(self) -> set[str]:
+        """Return the deals that the first link's ledger holds."""
+        sql = (
+            "SELECT deal_id FROM brokerd.deals JOIN brokerd.accounts USING (account_id)"
+            " WHERE link_id = 'l-0' AND removed_at IS NULL"
+        )
+        return {deal_id for (deal_id,) in self._rows(sql)}
+
+    def raw(self, deal_id: str) -> str:
+        """Return the record of a deal as it came."""
+        [(raw,)] = self._rows("SELECT raw::text FROM brokerd.deals WHERE deal_id = %s", deal_id)
+        return raw
+
+    async def metrics(self) -> str:
+        """Return the daemon's metrics."""
+        async with self.daemon.client() as client:
+            return (await client.get("/metrics")).text
+
+    def lose_packets(self, account_id: str, *, limit: int) -> None:
+        """Lose the next packets of an account."""
+        self.sandbox.faults.switch_on(
+            Fault(kind=FaultKind.LOSE_PACKETS, account_ids=frozenset({account_id}), limit=limit)
+        )
+
+    async def assert_exact(self) -> None:
+        """Freeze trading; every deal of every account is in the ledger once, and told once."""
+        self.sandbox.market.freeze()
+        truth = {
+            (f"l-{i}", deal.deal_id)
+            for i, account in enumerate(self.accounts)
+            for deal in account.deals()
+        }
+        for _ in range(300):
+            held = self._rows("SELECT link_id, deal_id FROM brokerd.deals JOIN brokerd.accounts"
+                              " USING (account_id) WHERE removed_at IS NULL")  # fmt: skip
+            if set(held) == truth:
+                break
+            await asyncio.sleep(0.1)
+        assert set(held) == truth
+        told = self._rows(
+            "SELECT account_id, deal_id, revision FROM brokerd.events WHERE deal_id IS NOT NULL"
+        )
+        assert len(told) == len(set(told))
+
+    def _rows(self, sql: str, *values: object) -> list[tuple]:
+        with closing(psycopg.connect(self.database_url)) as connection:
+            return connection.execute(sql, values).fetchall()
+
+
+@asynccontextmanager
+async def running_rig(folder, database_url, *, links=3, deals_per_minute=60):
+    """Run it all, with every link live for a while."""
+    settings = SandboxSettings(
+        accounts=links,
+        past=Past(deals=40, days=10),
+        deals_per_account_minute=deals_per_minute,
+        stream=StreamSettings(status_seconds=1.0 if SUSPECT_SECONDS < 10 else 5.0),
+    )
+    async with (
+        running_sandbox(settings) as sandbox,
+        network_to(sandbox.url) as stream,
+        network_to(sandbox.url) as rest,
+        running_daemon(
+            folder,
+            sandbox,
+            database_url,
+            sandbox_url=rest.url,
+            stream_url=stream.url,
+            extra=CONFIG,
+        ) as daemon,
+    ):
+        rig = Rig(daemon, sandbox, stream, rest, database_url)
+        for number, account in enumerate(rig.accounts):
+            await daemon.register(f"l-{number}", account)
+        await rig.until_live(since=0)
+        await asyncio.sleep(2.5 if SUSPECT_SECONDS < 10 else 12)
+        yield rig
+
+
+def told(**figures: float) -> None:
+    """Print what was measured."""
+    sys.stdout.write(" ".join(f"{name}={value:.2f}" for name, value in figures.items()) + "\n")
+
+
+async def test_f1_a_reset_is_noticed_within_a_second(tmp_path, database_url):
+    """TCP resets on all sockets: interrupted at once, live again on the same session."""
+    async with running_rig(tmp_path, database_url) as rig:
+        since = time.time()
+        rig.stream.reset()
+        noticed = await rig.until("syncing", since=since, within=5)
+        await rig.until_live(since=since)
+        live = rig.first("live", since=since)
+        told(noticed_seconds=noticed, live_seconds=live)
+        assert noticed <= 1
+        assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
+        await rig.assert_exact()
+
+
+@pytest.mark.parametrize("hole", ["both", "stream_out_only"])
+async def test_f2_and_f6_a_black_hole_is_decided_in_time(tmp_path, database_url, hole):
+    """Nothing arrives and nothing is closed, in both directions or in one: suspect, then lost."""
+    async with running_rig(tmp_path, database_url) as rig:
+        since = time.time()
+        if hole == "both":
+            rig.stream.is_black_hole = rig.rest.is_black_hole = True
+        else:
+            rig.stream.is_deaf = True
+        suspect = await rig.until("suspect", since=since, within=SUSPECT_SECONDS + 10)
+        lost = await rig.until("backoff", since=since, within=SUSPECT_SECONDS + 10)
+        await asyncio.sleep(3)
+        restored = time.time()
+        rig.stream.is_black_hole = rig.rest.is_black_hole = rig.stream.is_deaf = False
+        await rig.until_live(since=since, within=60)
+        told(suspect=suspect, lost=lost, live_after_return=time.time() - restored)
+        assert suspect <= SUSPECT_SECONDS + 0.5
+        assert lost <= SUSPECT_SECONDS + PROBE_SECONDS + 1
+        await rig.assert_exact()
+
+
+async def test_f5_a_bad_line_keeps_its_links(tmp_path, database_url):
+    """500 ± 400 ms, one segment in twenty lost, 10 KB/s: slow, and no reason to dial anew."""
+    async with running_rig(tmp_path, database_url, links=2, deals_per_minute=20) as rig:
+        since = time.time()
+        for line in (rig.stream, rig.rest):
+            line.latency_seconds, line.jitter_seconds = 0.5, 0.4
+            line.loss, line.bytes_per_second = 0.05, 10_000.0
+        await asyncio.sleep(float(os.environ.get("BROKERD_BAD_LINE_SECONDS", "15")))
+        moves = rig.moves(since=since)
+        for line in (rig.stream, rig.rest):
+            line.latency_seconds = line.jitter_seconds = line.loss = 0.0
+            line.bytes_per_second = None
+        told(moves=len(moves), stream_connections=len(rig.stream.opened_at))
+        assert moves == []
+        await rig.assert_exact()
+
+
+async def test_f7_a_server_that_slams_the_door_is_not_hammered(tmp_path, database_url):
+    """Accepted and closed at once, for ten seconds: attempts stay far below the allowed rate."""
+    async with running_rig(tmp_path, database_url) as rig:
+        since = time.time()
+        before = len(rig.stream.opened_at)
+        rig.stream.slams_door = True
+        rig.stream.reset()
+        await asyncio.sleep(10)
+        attempts = len(rig.stream.opened_at) - before
+        rig.stream.slams_door = False
+        await rig.until_live(since=since, within=60)
+        told(attempts=attempts, most_in_a_second=rig.stream.most_opened_in(1.0))
+        assert attempts < 10 * 20
+        assert rig.stream.most_opened_in(1.0) <= 20
+        await rig.assert_exact()
+
+
+async def until_held(rig: Rig, deals: set[str], *, within: float) -> float:
+    """Wait until the first link's ledger holds these deals; return the seconds."""
+    began_at = time.monotonic()
+    while time.monotonic() - began_at < within:
+        if deals <= rig.held():
+            return time.monotonic() - began_at
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"missing: {len(deals - rig.held())} of {len(deals)}\n{rig.daemon.log}")
+
+
+def trade(rig: Rig, count: int) -> set[str]:
+    """Let so many deals happen on the first account, each a packet of its own."""
+    account = rig.accounts[0]
+    before = {deal.deal_id for deal in account.deals()}
+    while len(account.deals()) < len(before) + count:
+        rig.sandbox.market.trade(account)
+    return {deal.deal_id for deal in account.deals()} - before
+
+
+async def test_f26_a_gap_with_150_packets_behind_it_stalls_nobody(tmp_path, database_url):
+    """One packet is lost and 150 wait for it: the lost one is pulled, the others go on, in time."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        rig.lose_packets(rig.accounts[0].metaapi_id, limit=1)
+        seconds = await until_held(rig, trade(rig, 150), within=20)
+        told(seconds=seconds)
+        assert seconds <= 5
+        assert 'reason="sequence"} 1.0' in await rig.metrics()
+        await rig.assert_exact()
+
+
+async def test_f27_what_nobody_has_heard_of_is_stored_as_it_is(tmp_path, database_url):
+    """A deal of a type that is in no list is a row with its raw record, and the link goes on."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        since, account = time.time(), rig.accounts[0]
+        now = rig.sandbox.broker.now()
+        booking = dealing.cash(
+            account, at=At(time=now, booked_at=now), type="DEAL_TYPE_OF_TOMORROW", amount=Decimal(5)
+        )
+        account.book(booking)
+        [deal] = booking.deals
+        told(seconds=await until_held(rig, {deal.deal_id}, within=5))
+        assert "DEAL_TYPE_OF_TOMORROW" in rig.raw(deal.deal_id)
+        assert rig.moves(since=since) == []
+        await rig.assert_exact()
+
+
+async def test_f26_a_gap_of_an_account_that_never_rests_is_pulled_too(tmp_path, database_url):
+    """Packets that go on coming do not hide the one that is missing."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+
+        async def go_on() -> None:
+            while True:
+                trade(rig, 1)
+                await asyncio.sleep(0.02)
+
+        rig.lose_packets(rig.accounts[0].metaapi_id, limit=1)
+        lost = trade(rig, 1)
+        going_on = asyncio.create_task(go_on())
+        seconds = await until_held(rig, lost, within=20)
+        going_on.cancel()
+        told(seconds=seconds)
+        assert seconds <= 5
+        await rig.assert_exact()
