@@ -66,6 +66,8 @@ def link(name, *, phase=Phase.LIVE, proof=Proof.PROVEN, audited_seconds=1):
                 last_audit_at=NOON + timedelta(seconds=audited_seconds),
             ),
             user_action=UserAction.NONE,
+            metaapi_account_id="m",
+            credential_version=0,
             conditions=[],
         ),
     )
