@@ -173,7 +173,6 @@ async def test_which_account_is_looked_at(raw):
     assert token.choose("a-0") == replace(REMOTE, account_id="a-0")
     assert token.choose("a-9") is None
     assert token.deployed == 1
-    assert (token.reliability("a-1"), token.reliability("a-9")) == ("high", "")
     raw.of[TokenQuestion.ACCOUNTS] = [down]
     await token.look()
     assert token.choose(None) is None
@@ -254,7 +253,7 @@ async def test_a_stream_is_watched_until_it_is_synchronized_and_closed():
     heard = await watch(
         remote_of(world),
         stream=world.service,
-        reliability="regular",
+        account=await world.service.account(remote_of(world)),
         since=BEGINNING,
         clock=world.clock,
     )
@@ -272,7 +271,7 @@ async def test_a_stream_that_never_synchronizes_is_given_up_and_closed():
         await watch(
             remote_of(world),
             stream=world.service,
-            reliability="regular",
+            account=await world.service.account(remote_of(world)),
             since=BEGINNING,
             clock=world.clock,
         )
