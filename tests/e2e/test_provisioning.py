@@ -10,7 +10,7 @@ from brokerd.sandbox.bill import ChargeKind
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 from brokerd.sandbox.trading import AccountSpec, TradingAccount
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SECRETS = """
 [provisioning]

@@ -17,7 +17,7 @@ from brokerd.sandbox.facts import Amendment
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import DEFAULT_TOKEN, SandboxSettings, running_sandbox
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 LINKS = 3
 # Deleted and edited deals are found by rolling pulls, which would take minutes.
