@@ -52,6 +52,13 @@ class Rig:
         """Return the sandbox's accounts."""
         return (await self.control.get("/control/accounts")).json()
 
+    async def make_accounts(self, count: int, *, regions: int) -> Sequence[dict]:
+        """Open so many accounts in so many regions, each of which has sockets of its own."""
+        for region in range(regions):
+            body = {"count": count // regions, "region": f"region-{region}"}
+            (await self.control.post("/control/accounts", json=body)).raise_for_status()
+        return await self.accounts()
+
     async def register(self, accounts: Sequence[dict]) -> None:
         """Ask for a live link to each account."""
         for number, account in enumerate(accounts):

@@ -70,10 +70,7 @@ async def is_exact(control: httpx.AsyncClient, accounts: list[dict], url: str) -
 async def measure_ours(links: int) -> tuple[list[float], int, bool]:
     """Return when each link was live again, the most sockets opened in a second, exactness."""
     async with daemon_rig(max_links=links, opens_per_second=OPENS_PER_SECOND) as ours:
-        for region in range(REGIONS):
-            body = {"count": links // REGIONS, "region": f"region-{region}"}
-            (await ours.control.post("/control/accounts", json=body)).raise_for_status()
-        accounts = await ours.accounts()
+        accounts = await ours.make_accounts(links, regions=REGIONS)
         await ours.register(accounts)
         await ours.until_live(links, limit_seconds=LIMIT_SECONDS)
         await ours.trade(DEALS_PER_MINUTE)

@@ -3,30 +3,40 @@
     python bench/soak.py [LINKS] [MINUTES]
 
 The whole daemon; it looks again more often than in production, so that the end can be judged.
-Rounds of every fault the demo knows strike all the while, and deals are made. Tasks, open files and
-resident memory of the daemon are read every ten seconds; what counts is the last third beside the
-second one, when caches are warm. In the end the faults stop, all links are live again, and every
-ledger is its broker's.
+Deals are made, and faults of every kind that the demo knows strike all the while, each a tenth of
+one region's accounts; every two minutes all sockets are cut. Tasks, open files and resident memory
+of the daemon are read every ten seconds; what counts is the last third beside the second one, when
+caches are warm. In the end the faults stop, all links are live again, and every ledger is its
+broker's.
 """
 
 import asyncio
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import httpx
+import msgspec
 from daemon_rig import Rig, daemon_rig
 from reconnect_storm import is_exact
 
+from brokerd.demo.chaos import RECIPES
 from brokerd.demo.control import SandboxControl
-from brokerd.demo.storm import Storm
+from brokerd.sandbox.faults import FaultKind
 
 DEALS_PER_MINUTE = 1.0
 SAMPLE_SECONDS = 10.0
 SETTLE_SECONDS = 240.0
+REGIONS = 4
+FEW_PART = 10
+GUST_SECONDS = 3.0
+"""Between two faults, in the mean."""
+CUT_SECONDS = 120.0
+"""Between two cuts of all sockets."""
 LINK = """
 [link]
 rolling_interval_seconds = 60
@@ -67,25 +77,43 @@ async def sample(ours: Rig) -> Sample:
     )
 
 
-async def storm(control: httpx.AsyncClient, accounts: list[str], *, seconds: float) -> None:
-    """Let faults of every kind strike some or all accounts, round after round."""
-    faults = Storm(SandboxControl(control), random=Random(1))  # noqa: S311  # a seed
-    began_at = time.monotonic()
-    while time.monotonic() - began_at < seconds:
-        elapsed = time.monotonic() - began_at
-        await faults.advance(elapsed, targets=accounts, missing=frozenset())
-        await asyncio.sleep(0.2)
-    await SandboxControl(control).switch_off_all()
+async def storm(control: httpx.AsyncClient, accounts: Sequence[dict], *, seconds: float) -> None:
+    """Let faults strike at random until the time is over; then none is on."""
+    hand = SandboxControl(control)
+    random = Random(1)  # noqa: S311  # a seed
+    ends_at = time.monotonic() + seconds
+    next_cut_at = time.monotonic() + CUT_SECONDS
+    async with asyncio.TaskGroup() as on:
+        while time.monotonic() < ends_at:
+            on.create_task(gust(hand, random.choice(list(RECIPES)), accounts, random))
+            if time.monotonic() >= next_cut_at:
+                next_cut_at += CUT_SECONDS
+                (await control.post("/control/sockets/drop")).raise_for_status()
+            await asyncio.sleep(random.expovariate(1 / GUST_SECONDS))
+    await hand.switch_off_all()
+
+
+async def gust(
+    hand: SandboxControl, kind: FaultKind, accounts: Sequence[dict], random: Random
+) -> None:
+    """Let one fault strike a few accounts of one region, for as long as in a round of the demo."""
+    recipe = RECIPES[kind]
+    region = random.choice(accounts)["region"]
+    near = [account["account_id"] for account in accounts if account["region"] == region]
+    few = random.sample(near, k=max(1, len(near) // FEW_PART))
+    await hand.switch_on(kind, msgspec.structs.replace(recipe.fault, account_ids=few))
+    await asyncio.sleep(recipe.off_seconds - recipe.on_seconds)
+    await hand.switch_off(kind)
 
 
 async def soak(links: int, *, minutes: float) -> tuple[list[Sample], float | None, bool]:
     """Return the samples, the seconds until all were live after the faults, and exactness."""
-    async with daemon_rig(max_links=links, accounts=links, more=LINK) as ours:
-        accounts = await ours.accounts()
+    async with daemon_rig(max_links=links, more=LINK) as ours:
+        accounts = await ours.make_accounts(links, regions=REGIONS)
         await ours.register(accounts)
+        await ours.until_live(links, limit_seconds=SETTLE_SECONDS)
         await ours.trade(DEALS_PER_MINUTE)
-        ids = [account["account_id"] for account in accounts]
-        faults = asyncio.create_task(storm(ours.control, ids, seconds=minutes * 60))
+        faults = asyncio.create_task(storm(ours.control, accounts, seconds=minutes * 60))
         samples = []
         while not faults.done():
             await asyncio.wait({faults}, timeout=SAMPLE_SECONDS)

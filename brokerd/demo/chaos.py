@@ -30,36 +30,36 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
+class Recipe:
+    """When in a round a fault is switched on and off, and how strong it is."""
+
     on_seconds: float
     off_seconds: float
     fault: SwitchOn
     is_for_few: bool = False
 
 
-_RECIPES = {
+RECIPES = {
     # longer than link.silence_seconds, so that links notice and dial again
-    K.MUTE: _Recipe(1.0, 13.0, SwitchOn(), is_for_few=True),
-    K.DUPLICATE_PACKETS: _Recipe(1.5, 22.0, SwitchOn(probability=0.2)),
-    K.REORDER_PACKETS: _Recipe(1.5, 22.0, SwitchOn(probability=0.1)),
-    K.LOSE_PACKETS: _Recipe(2.0, 20.0, SwitchOn(probability=0.02, limit=20)),
-    K.DELAY: _Recipe(2.0, 22.0, SwitchOn(probability=0.2, limit=30, seconds=0.7)),
-    K.THROTTLE: _Recipe(3.0, 20.0, SwitchOn(probability=0.1, limit=6, seconds=1.0)),
-    K.THROTTLE_BARE: _Recipe(3.5, 20.0, SwitchOn(probability=0.1, limit=4)),
-    K.SERVER_ERROR: _Recipe(
-        4.0, 20.0, SwitchOn(probability=0.1, limit=8, status=502, is_html=True)
-    ),
-    K.SYNCHRONIZING: _Recipe(4.0, 20.0, SwitchOn(probability=0.2, limit=8)),
-    K.LATE_DEALS: _Recipe(2.5, 22.0, SwitchOn(per_minute=30, limit=8)),
-    K.EDITED_DEALS: _Recipe(2.5, 22.0, SwitchOn(per_minute=30, limit=8)),
-    K.DELETED_DEALS: _Recipe(2.5, 20.0, SwitchOn(per_minute=20, limit=5)),
-    K.BROKER_DISCONNECT: _Recipe(5.0, 8.0, SwitchOn(), is_for_few=True),
-    K.STALL_UPGRADE: _Recipe(8.0, 20.0, SwitchOn(limit=1)),
-    K.BURST_AFTER_SYNC: _Recipe(8.0, 22.0, SwitchOn(limit=4, count=12)),
-    K.DROP_SOCKETS: _Recipe(9.5, 15.0, SwitchOn(limit=1)),
-    K.STOP_STATUS: _Recipe(14.0, 21.0, SwitchOn(limit=40)),
-    K.DROP_IDLE_SOCKETS: _Recipe(16.0, 22.0, SwitchOn(limit=1)),
-    K.DELAY_IDLE_SOCKET: _Recipe(19.0, 23.5, SwitchOn(limit=1, seconds=1.5)),
+    K.MUTE: Recipe(1.0, 13.0, SwitchOn(), is_for_few=True),
+    K.DUPLICATE_PACKETS: Recipe(1.5, 22.0, SwitchOn(probability=0.2)),
+    K.REORDER_PACKETS: Recipe(1.5, 22.0, SwitchOn(probability=0.1)),
+    K.LOSE_PACKETS: Recipe(2.0, 20.0, SwitchOn(probability=0.02, limit=20)),
+    K.DELAY: Recipe(2.0, 22.0, SwitchOn(probability=0.2, limit=30, seconds=0.7)),
+    K.THROTTLE: Recipe(3.0, 20.0, SwitchOn(probability=0.1, limit=6, seconds=1.0)),
+    K.THROTTLE_BARE: Recipe(3.5, 20.0, SwitchOn(probability=0.1, limit=4)),
+    K.SERVER_ERROR: Recipe(4.0, 20.0, SwitchOn(probability=0.1, limit=8, status=502, is_html=True)),
+    K.SYNCHRONIZING: Recipe(4.0, 20.0, SwitchOn(probability=0.2, limit=8)),
+    K.LATE_DEALS: Recipe(2.5, 22.0, SwitchOn(per_minute=30, limit=8)),
+    K.EDITED_DEALS: Recipe(2.5, 22.0, SwitchOn(per_minute=30, limit=8)),
+    K.DELETED_DEALS: Recipe(2.5, 20.0, SwitchOn(per_minute=20, limit=5)),
+    K.BROKER_DISCONNECT: Recipe(5.0, 8.0, SwitchOn(), is_for_few=True),
+    K.STALL_UPGRADE: Recipe(8.0, 20.0, SwitchOn(limit=1)),
+    K.BURST_AFTER_SYNC: Recipe(8.0, 22.0, SwitchOn(limit=4, count=12)),
+    K.DROP_SOCKETS: Recipe(9.5, 15.0, SwitchOn(limit=1)),
+    K.STOP_STATUS: Recipe(14.0, 21.0, SwitchOn(limit=40)),
+    K.DROP_IDLE_SOCKETS: Recipe(16.0, 22.0, SwitchOn(limit=1)),
+    K.DELAY_IDLE_SOCKET: Recipe(19.0, 23.5, SwitchOn(limit=1, seconds=1.5)),
 }
 _NEEDS_CUT = frozenset({K.STALL_UPGRADE, K.BURST_AFTER_SYNC})
 
@@ -77,7 +77,7 @@ def plan_round(
         chosen.add(K.DROP_SOCKETS)
     steps: list[Step] = []
     for kind in sorted(chosen):
-        recipe = _RECIPES[kind]
+        recipe = RECIPES[kind]
         fault = recipe.fault
         if recipe.is_for_few:
             fault = _only_few(fault, targets, random)

@@ -73,6 +73,16 @@ class Links:
                     return known
                 await asyncio.sleep(0.02)
 
+    async def lesson(self) -> None:
+        """Wait until what a canary was sent is hashed."""
+        (client,) = self.ours.clients
+        canaries = client._canaries
+        async with asyncio.timeout(5):
+            while True:
+                if canaries._lesson is None and not canaries._is_hashing:
+                    return
+                await asyncio.sleep(0.02)
+
     def counts(self) -> tuple[float, float]:
         """Return how many synchronizations sent specifications, and how many did by hash."""
         return self.ours.synchronizations("sent"), self.ours.synchronizations("by_hash")
@@ -128,10 +138,11 @@ async def test_a_server_that_ignores_hashes_is_left_alone(streaming: Run) -> Non
         sandbox.faults.switch_on(Fault(kind=StagedFault.IGNORE_HASHES))
         links = Links(sandbox, ours)
         await links.open()
+        await links.lesson()
         await links.learnt()
         for _ in range(2):
             await links.again()
-            await asyncio.sleep(0.2)
+            await links.lesson()
         assert await links.learnt(0) == []
         await links.again()
         (client,) = ours.clients
