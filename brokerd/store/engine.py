@@ -115,6 +115,28 @@ class _Lent(psycopg.AsyncConnection[TupleRow]):
 _Pool = psycopg_pool.AsyncConnectionPool[_Lent]
 
 
+class _Cancellations:
+    """The cancellations of this task, of which waiting for the pool may lose one.
+
+    The pool waits with asyncio.wait_for, and on Python 3.11 that drops a cancellation, or the end
+    of a timeout, that comes in the moment in which a connection is handed over: whoever cancelled
+    would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._count()
+
+    def raise_lost(self) -> None:
+        """Raise `CancelledError` when one was asked for and not raised."""
+        if self._count() > self._before:
+            raise asyncio.CancelledError
+
+    @staticmethod
+    def _count() -> int:
+        task = asyncio.current_task()
+        return 0 if task is None else task.cancelling()
+
+
 class Database:
     """One bounded pool of connections; made by `open_database`."""
 
@@ -131,8 +153,10 @@ class Database:
         The block as a whole is bounded. Raises `StoreUnavailable`; whether the statement was
         committed is then unknown.
         """
+        cancellations = _Cancellations()
         with self._translated():
             async with asyncio.timeout(self._timeout_seconds), self._autocommit.connect() as conn:
+                cancellations.raise_lost()
                 yield conn
 
     @asynccontextmanager
@@ -143,8 +167,10 @@ class Database:
         the transaction was committed is then unknown.
         """
         limit = f"{math.ceil(self._timeout_seconds * 1000)}ms"
+        cancellations = _Cancellations()
         with self._translated():
             async with asyncio.timeout(self._timeout_seconds), self._transactional.begin() as conn:
+                cancellations.raise_lost()
                 await conn.execute(_LOCAL_LIMITS, {"limit": limit})
                 yield conn
 

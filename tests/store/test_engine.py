@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from random import Random
 
 import psycopg
 import psycopg_pool
@@ -145,6 +146,29 @@ async def test_cancelled_callers_cost_the_pool_nothing(database_url: str) -> Non
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.wait_for(both_at_once(database), 3)
+
+
+@pytest.mark.repeats
+async def test_no_cancellation_is_lost_in_the_wait_for_a_connection(database_url: str) -> None:
+    """Whoever repeats itself for ever ends when cancelled once, at whatever moment."""
+    random = Random(7)
+    async with opened(database_url, pool_size=2) as (database, _):
+
+        async def repeat() -> None:
+            while True:
+                await answer(database)
+                await in_transaction(database, "SELECT 1")
+
+        for _ in range(60):
+            tasks = [asyncio.create_task(repeat()) for _ in range(20)]
+            await asyncio.sleep(random.uniform(0.0, 0.02))
+            for task in tasks:
+                task.cancel()
+                await asyncio.sleep(0)
+            _, immortal = await asyncio.wait(tasks, timeout=5)
+            for task in immortal:
+                task.cancel()
+            assert not immortal
 
 
 async def both_at_once(database: Database) -> None:
