@@ -188,10 +188,10 @@ class Link:
     async def _await_turn(self) -> None:
         """Wait in the slot while others of its incident come back first."""
         link_id = self._claim.link_id
-        if self._ports.incidents.turn(link_id) > 0:
+        if self._ports.incidents.turn(link_id, is_up=False) > 0:
             message = "many links failed together; one probes, the others follow one by one"
             await self._board.enter(LinkEvent.LOST, "Incident", message=message)
-            await await_turn(link_id, is_called_off=lambda: False, ports=self._ports)
+            await await_turn(link_id, ports=self._ports, is_up=False, is_called_off=lambda: False)
 
     async def _listen(self) -> None:
         await self._await_order()

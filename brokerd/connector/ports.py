@@ -359,8 +359,11 @@ class Incidents(Protocol):
     def live(self, link_id: LinkId) -> None:
         """Note that a link is live."""
 
-    def turn(self, link_id: LinkId) -> float:
-        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
+    def turn(self, link_id: LinkId, *, is_up: bool) -> float:
+        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait.
+
+        `is_up`: its terminal answers already.
+        """
 
     def is_expected(self, claim: Claim) -> bool:
         """Say whether nobody need wonder that the link is lost: out of hours, or with many."""

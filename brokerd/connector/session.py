@@ -191,8 +191,9 @@ class LinkSession:
         await self._wait_up(session)
         await await_turn(
             self._claim.link_id,
-            is_called_off=lambda: self._reader.was_interrupted,
             ports=self._ports,
+            is_up=True,
+            is_called_off=lambda: self._reader.was_interrupted,
         )
         information = await self._identify(self._limits[Phase.SYNCING])
         await self._become_live(session, before=information)

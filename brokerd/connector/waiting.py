@@ -20,11 +20,11 @@ _TURN_LOOK_SECONDS = 1.0
 
 
 async def await_turn(
-    link_id: LinkId, *, is_called_off: Callable[[], bool], ports: LinkPorts
+    link_id: LinkId, *, ports: LinkPorts, is_up: bool, is_called_off: Callable[[], bool]
 ) -> None:
     """Wait until the incident a link is part of, if there is one, lets it come back."""
     while (  # noqa: ASYNC110  # a turn comes with time; there is no event to wait for
-        not is_called_off() and (seconds := ports.incidents.turn(link_id)) > 0
+        not is_called_off() and (seconds := ports.incidents.turn(link_id, is_up=is_up)) > 0
     ):
         await asyncio.sleep(min(seconds, _TURN_LOOK_SECONDS))
 

@@ -60,9 +60,11 @@ class IncidentDesk:
         self._incidents.live(link_id, self._clock.monotonic())
         self._tell()
 
-    def turn(self, link_id: LinkId) -> float:
+    def turn(self, link_id: LinkId, *, is_up: bool) -> float:
         """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
-        return self._incidents.turn(link_id, self._clock.monotonic())
+        seconds = self._incidents.turn(link_id, self._clock.monotonic(), is_up=is_up)
+        self._tell()
+        return seconds
 
     def is_expected(self, claim: Claim) -> bool:
         """Say whether the link's broker is closed, or the link is part of an incident."""

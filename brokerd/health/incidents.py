@@ -4,10 +4,11 @@ Theory. A link belongs to three scopes, each wider than the last: its broker's s
 and all links of this node. When enough of a scope's links, in number and in part, are lost within
 a minute, something they share has failed, and each of them dialling on its own would only hammer
 it. So the scope becomes an incident: one link at a time, its *canary*, may try to come back, at
-growing intervals; all others wait. Once one is live the others return one by one at a fixed rate;
-when all are back, or gone, the incident closes. When what returned is lost again, canaries probe
-again. A wider scope takes over from a narrower one only when the lost links lie in more than one
-of these; otherwise the narrower one tells more.
+growing intervals; all others wait. Once one is live, or a session that had broken comes back by itself,
+the others return one by one, at a rate that has all of them back soon. The incident closes when
+fewer are left than would open one. When what returned is lost again, canaries probe again. A wider
+scope takes over from a narrower one only when the lost links lie in more than one of these;
+otherwise the narrower one tells more.
 
 Nothing here waits: every method takes the monotonic time, and `turn` says how long to wait.
 """
@@ -45,6 +46,8 @@ class Scope:
 
 
 CANARY_GROWTH = 1.5
+RETURN_SECONDS = 30.0
+"""A large incident's links return faster than the configured rate, all in so long."""
 FORGET_SECONDS = 1_800.0
 """A lost link that nobody heard of for so long runs on another node, or nowhere."""
 
@@ -53,7 +56,7 @@ class Stage(StrEnum):
     """What became of an incident."""
 
     OPENED = "opened"
-    RETURNING = "returning"  # a canary is live; the others follow
+    RETURNING = "returning"  # a link is back; the others follow
     RELAPSED = "relapsed"  # what returned was lost again
     CLOSED = "closed"
 
@@ -84,8 +87,9 @@ class _Incident:
     is_returning: bool = False
     canary_wait_seconds: float = 0.0
     canary_next_at: float = 0.0
+    return_every_seconds: float = 0.0
     next_return_at: float = 0.0
-    returned: set[LinkId] = field(default_factory=set)
+    turns: dict[LinkId, float] = field(default_factory=dict)  # when each returns
 
 
 class Incidents:
@@ -146,10 +150,8 @@ class Incidents:
             return
         member.is_live, member.lost_at, member.seen_at = True, None, now
         incident = self._incident_of(member)
-        if incident is not None and not incident.is_returning:
-            incident.is_returning = True
-            incident.next_return_at = now
-            self._tell(incident, Stage.RETURNING, now)
+        if incident is not None:
+            self._let_return(incident, now)
         self._close_what_is_over(now)
 
     def includes(self, link_id: LinkId) -> bool:
@@ -157,25 +159,39 @@ class Incidents:
         member = self._members.get(link_id)
         return member is not None and self._incident_of(member) is not None
 
-    def turn(self, link_id: LinkId, now: float) -> float:
-        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait."""
+    def turn(self, link_id: LinkId, now: float, *, is_up: bool = False) -> float:
+        """Return 0 when the link may come back, which uses a turn up, else the seconds to wait.
+
+        `is_up`: its terminal answers already; it needs no canary.
+        """
         member = self._members.get(link_id)
         incident = None if member is None else self._incident_of(member)
         if member is None or incident is None:
             return 0.0
         member.seen_at = now
+        if is_up:
+            self._let_return(incident, now)
         if incident.is_returning:
             return self._return_turn(incident, link_id, now)
         return self._canary_turn(incident, now)
 
+    def _let_return(self, incident: _Incident, now: float) -> None:
+        if incident.is_returning:
+            return
+        down = sum(member.lost_at is not None for member in self._within(incident.scope))
+        rate = max(self._settings.returns_per_second, down / RETURN_SECONDS)
+        incident.return_every_seconds = 1.0 / rate
+        incident.is_returning = True
+        incident.next_return_at = now
+        self._tell(incident, Stage.RETURNING, now)
+
     def _return_turn(self, incident: _Incident, link_id: LinkId, now: float) -> float:
-        if link_id in incident.returned:
-            return 0.0
-        if now < incident.next_return_at:
-            return incident.next_return_at - now
-        incident.next_return_at = now + 1.0 / self._settings.returns_per_second
-        incident.returned.add(link_id)
-        return 0.0
+        """Give each link its own moment: if all came when one is due, all would come each time."""
+        at = incident.turns.get(link_id)
+        if at is None:
+            at = incident.turns[link_id] = max(now, incident.next_return_at)
+            incident.next_return_at = at + incident.return_every_seconds
+        return max(0.0, at - now)
 
     def _canary_turn(self, incident: _Incident, now: float) -> float:
         """Let whoever asks first after the wait be the canary: one that cannot live is replaced."""
@@ -232,13 +248,13 @@ class Incidents:
     # How an incident goes on and ends.
 
     def _is_relapse(self, incident: _Incident, now: float) -> bool:
-        since = max(now - self._settings.incident_window_seconds, incident.next_return_at - 1.0)
+        since = now - self._settings.incident_window_seconds
         again = [
-            member
-            for link_id, member in self._members.items()
-            if link_id in incident.returned
+            at
+            for link_id, at in incident.turns.items()
+            if (member := self._members.get(link_id)) is not None
             and member.lost_at is not None
-            and member.lost_at >= since
+            and member.lost_at >= max(since, at)
         ]
         return len(again) >= self._settings.incident_links
 
@@ -246,12 +262,13 @@ class Incidents:
         incident.is_returning = False
         incident.canary_wait_seconds = self._settings.canary_seconds
         incident.canary_next_at = now + self._settings.canary_seconds
-        incident.returned.clear()
+        incident.turns.clear()
         self._tell(incident, Stage.RELAPSED, now)
 
     def _close_what_is_over(self, now: float) -> None:
         for scope, incident in list(self._open.items()):
-            if not any(member.lost_at is not None for member in self._within(scope)):
+            down = sum(member.lost_at is not None for member in self._within(scope))
+            if down < self._settings.incident_links:
                 del self._open[scope]
                 self._tell(incident, Stage.CLOSED, now)
 

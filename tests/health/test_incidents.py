@@ -87,7 +87,7 @@ def test_one_canary_probes_at_growing_intervals_and_the_others_wait():
 
 
 def test_when_the_canary_is_live_the_others_return_at_their_rate():
-    """Three hundred links of a server come back at five a second, and the incident closes."""
+    """Three hundred links of a server come back at ten a second, and the incident closes."""
     incidents, links = fleet(one=300)
     for link_id in links["one"]:
         incidents.lost(link_id, 100.0)
@@ -102,8 +102,8 @@ def test_when_the_canary_is_live_the_others_return_at_their_rate():
                 returned[link_id] = now
         now += 0.05
         assert now < 300
-    for second in range(135, 195):
-        assert sum(second <= at < second + 1 for at in returned.values()) <= 6
+    for second in range(135, 170):
+        assert sum(second <= at < second + 1 for at in returned.values()) <= 11
     for link_id in others:
         incidents.live(link_id, now)
     assert [stage for _, stage in stages(incidents)] == [
@@ -112,6 +112,40 @@ def test_when_the_canary_is_live_the_others_return_at_their_rate():
         Stage.CLOSED,
     ]
     assert incidents.turn(canary, now) == 0.0
+
+
+def test_a_session_that_came_back_by_itself_needs_no_canary():
+    """Its terminal answers: the others may follow at once, those that must dial too."""
+    incidents, links = fleet(one=20)
+    for link_id in links["one"]:
+        incidents.lost(link_id, 100.0)
+    first, second, dials, *_ = links["one"]
+    assert incidents.turn(first, 101.0, is_up=True) == 0.0
+    assert incidents.turn(second, 101.0, is_up=True) == pytest.approx(0.2)
+    assert incidents.turn(dials, 101.0) == pytest.approx(0.4)
+    assert [stage for _, stage in stages(incidents)] == [Stage.OPENED, Stage.RETURNING]
+
+
+def test_a_thousand_links_are_back_in_half_a_minute():
+    """The rate grows with the number; each asks for its moment once, and then it is its own."""
+    incidents, links = fleet(one=1_000)
+    for link_id in links["one"]:
+        incidents.lost(link_id, 100.0)
+    waits = [incidents.turn(link_id, 100.0, is_up=True) for link_id in links["one"]]
+    assert waits == sorted(waits)
+    assert waits[-1] == pytest.approx(30.0, abs=0.1)
+    assert incidents.turn(links["one"][500], 100.0 + waits[500], is_up=True) == 0.0
+
+
+def test_one_link_that_stays_away_keeps_no_incident_open():
+    """What happens later to its neighbours is told, and answered, as a new incident."""
+    incidents, links = fleet(one=10)
+    for link_id in links["one"]:
+        incidents.lost(link_id, 100.0)
+    for link_id in links["one"][1:]:
+        incidents.live(link_id, 110.0)
+    assert incidents.open_scopes == ()
+    assert stages(incidents)[-1] == (SERVER_ONE, Stage.CLOSED)
 
 
 def test_a_relapse_sends_the_canary_again():
@@ -169,7 +203,8 @@ def test_lost_links_that_somebody_else_took_end_no_incident_late():
         incidents.lost(link_id, 100.0)
     incidents.tick(1_000.0)
     assert incidents.open_scopes == (SERVER_ONE,)
-    incidents.joined(links["one"][0], ONE, 1_500.0)
+    for link_id in links["one"][:3]:
+        incidents.joined(link_id, ONE, 1_500.0)
     incidents.tick(2_000.0)
     assert incidents.open_scopes == (SERVER_ONE,)
     incidents.tick(4_000.0)
