@@ -126,7 +126,8 @@ def check_moves(world):
 
 def check_waits(world, *, slack=timedelta(seconds=10)):
     """No phase with a deadline outlasts it: by more than one slow request and one slow report."""
-    limits = deadlines(world.settings)
+    provision_seconds = world.ports.provisioning.timeout_seconds
+    limits = deadlines(world.settings, provision_seconds=provision_seconds)
     for one, two in pairwise(world.state.transitions):
         limit = limits.get(one.phase)
         if limit is not None and limit.since is Since.ENTRY and not world.wire.refused:
