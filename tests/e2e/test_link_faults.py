@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,7 @@ from daemon_process import Daemon, running_daemon
 from network import Network, network_to
 
 from brokerd.sandbox import dealing
+from brokerd.sandbox.accounts import Mix, make_accounts
 from brokerd.sandbox.dealing import At
 from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.habits import Past
@@ -29,6 +31,8 @@ from brokerd.sandbox.truth import TruthAccount
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 SUSPECT_SECONDS = float(os.environ.get("BROKERD_SUSPECT_SECONDS", "5"))
+SOCKETS = 5
+OPENS_PER_SECOND = 2
 PROBE_SECONDS = min(4.0, SUSPECT_SECONDS / 2.5)
 CONFIG = f"""
 [link]
@@ -139,10 +143,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def running_rig(folder, database_url, *, links=3, deals_per_minute=60):
-    """Run it all, with every link live for a while."""
+async def running_rig(
+    folder, database_url, *, links=3, deals_per_minute=60, regions=(), environ=()
+):
+    """Run it all, with every link live for a while, or two links in each of the regions."""
     settings = SandboxSettings(
-        accounts=links,
+        accounts=0 if regions else links,
         past=Past(deals=40, days=10),
         deals_per_account_minute=deals_per_minute,
         stream=StreamSettings(status_seconds=1.0 if SUSPECT_SECONDS < 10 else 5.0),
@@ -158,8 +164,12 @@ async def running_rig(folder, database_url, *, links=3, deals_per_minute=60):
             sandbox_url=rest.url,
             stream_url=stream.url,
             extra=CONFIG,
+            environ=dict(environ),
         ) as daemon,
     ):
+        for region in regions:
+            mix = Mix(count=2, region=region, past=settings.past)
+            make_accounts(mix, broker=sandbox.broker, market=sandbox.market)
         rig = Rig(daemon, sandbox, stream, rest, database_url)
         for number, account in enumerate(rig.accounts):
             await daemon.register(f"l-{number}", account)
@@ -239,6 +249,38 @@ async def test_f7_a_server_that_slams_the_door_is_not_hammered(tmp_path, databas
         told(attempts=attempts, most_in_a_second=rig.stream.most_opened_in(1.0))
         assert attempts < 10 * 20
         assert rig.stream.most_opened_in(1.0) <= 20
+        await rig.assert_exact()
+
+
+def most_within(times: Iterable[float], *, seconds: float) -> int:
+    """Return how many moments the busiest span of that length holds."""
+    ordered = list(times)
+    return max(sum(at <= t < at + seconds for t in ordered) for at in ordered)
+
+
+async def test_all_sockets_cut_at_once_come_back_no_faster_than_configured(tmp_path, database_url):
+    """Must-show 3, small: five sockets, two links on each; the sandbox counts who knocks.
+
+    Turns are half a second apart here and arrive with the machine's jitter: a quarter of a second
+    of it is allowed for.
+    """
+    regions = [f"region-{number}" for number in range(SOCKETS)]
+    environ = {"BROKERD_METAAPI__SOCKET_OPENS_PER_SECOND": str(OPENS_PER_SECOND)}
+    async with running_rig(
+        tmp_path, database_url, deals_per_minute=30, regions=regions, environ=environ
+    ) as rig:
+        attempts_at = rig.sandbox.sockets.attempts_at
+        assert len(rig.sandbox.sockets.sockets) == len(attempts_at) == SOCKETS
+        since = time.time()
+        rig.stream.reset()
+        await rig.until("syncing", since=since, within=5)
+        await rig.until_live(since=since, within=30)
+        live = rig.first("live", since=since)
+        most = most_within(attempts_at, seconds=1 - 1 / OPENS_PER_SECOND / 2)
+        told(links=len(rig.accounts), attempts=len(attempts_at), most=most, live_seconds=live)
+        assert len(attempts_at) >= 2 * SOCKETS
+        assert most <= OPENS_PER_SECOND
+        assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
         await rig.assert_exact()
 
 
