@@ -7,12 +7,14 @@ ends in time; BROKERD_SUSPECT_SECONDS=20 measures what an operator gets.
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -31,6 +33,7 @@ from brokerd.sandbox.truth import TruthAccount
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 SUSPECT_SECONDS = float(os.environ.get("BROKERD_SUSPECT_SECONDS", "5"))
+SABOTAGED = Path(__file__).parents[1] / "support" / "sabotaged.py"
 SOCKETS = 5
 OPENS_PER_SECOND = 2
 PROBE_SECONDS = min(4.0, SUSPECT_SECONDS / 2.5)
@@ -144,7 +147,7 @@ class Rig:
 
 @asynccontextmanager
 async def running_rig(
-    folder, database_url, *, links=3, deals_per_minute=60, regions=(), environ=()
+    folder, database_url, *, links=3, deals_per_minute=60, regions=(), **daemon_options
 ):
     """Run it all, with every link live for a while, or two links in each of the regions."""
     settings = SandboxSettings(
@@ -164,7 +167,7 @@ async def running_rig(
             sandbox_url=rest.url,
             stream_url=stream.url,
             extra=CONFIG,
-            environ=dict(environ),
+            **daemon_options,
         ) as daemon,
     ):
         for region in regions:
@@ -280,6 +283,59 @@ async def test_all_sockets_cut_at_once_come_back_no_faster_than_configured(tmp_p
         told(links=len(rig.accounts), attempts=len(attempts_at), most=most, live_seconds=live)
         assert len(attempts_at) >= 2 * SOCKETS
         assert most <= OPENS_PER_SECOND
+        assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
+        await rig.assert_exact()
+
+
+SPOILT = [
+    '2["synchronization",{"type":"update","accountId":"%s","sequenceNu',
+    '2["synchronization",{"accountId":"%s","host":"x","sequenceNumber":3}]',
+    '2["synchronization",{"type":"update","accountId":"%s","host":"x","deals":7}]',
+    '2["synchronization",[{"accountId":"%s"}]]',
+    '2{"accountId":"%s"}',
+    "9%s",
+]
+"""No JSON, no type, no list, no object, no event, no packet."""
+
+
+async def test_f25_packets_the_sdk_chokes_on_cost_nobody_but_their_account(tmp_path, database_url):
+    """The SDK's tasks for them die; the packet they stand for is missed, and pulled in time."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        since, account = time.time(), rig.accounts[0]
+        [stream] = rig.sandbox.stream.registry.of_account(account.metaapi_id)
+        rig.lose_packets(account.metaapi_id, limit=1)
+        lost = trade(rig, 1)
+        for spoilt in SPOILT:
+            stream.socket.send((spoilt % account.metaapi_id).encode())
+        seconds = await until_held(rig, lost | trade(rig, 2), within=20)
+        told(seconds=seconds)
+        assert seconds <= 5
+        assert {link for link, *_ in rig.moves(since=since)} <= {"l-0"}
+        await rig.assert_exact()
+
+
+async def test_f25_a_read_loop_that_dies_takes_no_other_socket_with_it(tmp_path, database_url):
+    """The SDK's own task is gone: the links on its socket notice and are back, no other does."""
+    async with running_rig(
+        tmp_path,
+        database_url,
+        deals_per_minute=30,
+        regions=("region-1", "region-2"),
+        program=(str(SABOTAGED),),
+    ) as rig:
+        since = time.time()
+        rig.daemon.process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(1.0)
+        struck = {link for link, *_ in rig.moves(since=since)}
+        assert struck in ({"l-0", "l-1"}, {"l-2", "l-3"})
+        noticed = max(at for _, at, phase, _ in rig.moves(since=since) if phase == "syncing")
+        seconds = 0.0
+        while {link for link, _, phase, _ in rig.moves(since=since) if phase == "live"} != struck:
+            seconds = time.time() - since
+            assert seconds < 20, rig.daemon.log
+            await asyncio.sleep(0.1)
+        told(noticed_seconds=noticed, live_seconds=seconds)
+        assert {link for link, *_ in rig.moves(since=since)} == struck
         assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
         await rig.assert_exact()
 
