@@ -18,6 +18,7 @@ from brokerd.config.settings import MarketHours
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MINUTES = 24 * 60
 _WEEK_MINUTES = 7 * _DAY_MINUTES
+_MINUTE = timedelta(minutes=1)
 _MOMENT = r"(\w{3}) ([01]\d|2[0-4]):([0-5]\d)"
 _SPAN = re.compile(f"{_MOMENT}-{_MOMENT}")
 _LOOK_AHEAD_DAYS = 30
@@ -88,14 +89,32 @@ class Hours:
         edges = set[datetime]()
         for ahead in range((last - first).days + 1):
             day = first + timedelta(days=ahead)
-            midnight = datetime(day.year, day.month, day.day, tzinfo=self.zone)
-            edges.add(midnight.astimezone(UTC))  # where a holiday may begin or end
-            edges |= {
-                midnight.replace(hour=minute // 60, minute=minute % 60).astimezone(UTC)
-                for weekday, minute in (divmod(m, _DAY_MINUTES) for m in minutes)
-                if weekday == day.weekday()
-            }
+            edges |= self._moments(day, 0)  # where a holiday may begin or end
+            edges |= self._clock_changes(day)
+            for weekday, minute in (divmod(m, _DAY_MINUTES) for m in minutes):
+                if weekday == day.weekday():
+                    edges |= self._moments(day, minute)
         return sorted(edge for edge in edges if start < edge < end)
+
+    def _moments(self, day: date, minute: int) -> set[datetime]:
+        """Return when the wall shows that minute of a day: twice in an hour that is repeated."""
+        wall = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=self.zone)
+        return {wall.replace(fold=fold).astimezone(UTC) for fold in (0, 1)}
+
+    def _clock_changes(self, day: date) -> set[datetime]:
+        """Return when, in a day, the clock on the wall jumps to summer time or back."""
+        before = min(self._moments(day, 0))
+        after = min(self._moments(day + timedelta(days=1), 0))
+        if self._offset(before) == self._offset(after):
+            return set()
+        while after - before > _MINUTE:
+            middle = before + (after - before) // _MINUTE // 2 * _MINUTE
+            is_earlier = self._offset(middle) == self._offset(before)
+            before, after = (middle, after) if is_earlier else (before, middle)
+        return {after}
+
+    def _offset(self, at: datetime) -> timedelta | None:
+        return at.astimezone(self.zone).utcoffset()
 
 
 def read_hours(written: MarketHours) -> Hours:

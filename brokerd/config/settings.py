@@ -78,6 +78,7 @@ class GovernorSettings:
 class LinkSettings:
     """How one link lives (design.md 7)."""
 
+    report_seconds: float = 10.0  # a phase the store takes no sooner is told with the next one
     connect_timeout_seconds: float = 60.0
     verify_timeout_seconds: float = 15.0
     sync_stall_seconds: float = 120.0  # a sync without progress for so long has failed

@@ -20,13 +20,22 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Board:
     """Holds a link's status and stores it at every change.
 
-    A store that is away does not stop the link: the newest status is kept and stored with
-    `flush`. `Fenced` always gets through.
+    A store that is away, or takes longer than `report_seconds`, does not stop the link: the newest
+    status is kept and stored with `flush`. `Fenced` always gets through.
     """
 
-    def __init__(self, claim: Claim, *, lease: LeaseHandle, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        lease: LeaseHandle,
+        report_seconds: float,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
         self._claim = claim
         self._lease = lease
+        self._report_seconds = report_seconds
         self._clock = clock
         self._metrics = metrics
         self._is_stored = True
@@ -125,12 +134,16 @@ class Board:
 
     async def _report(self) -> None:
         try:
-            await self._lease.report(self._claim.fence, self.status)
+            async with asyncio.timeout(self._report_seconds):
+                await self._lease.report(self._claim.fence, self.status)
+        except TimeoutError:
+            self._put_off(f"no answer of the store within {self._report_seconds:g} s")
         except StoreUnavailable as failure:
-            if self._is_stored:
-                log.warning(
-                    "link.report_delayed", link_id=self._claim.link_id, problem=str(failure)
-                )
-            self._is_stored = False
+            self._put_off(str(failure))
         else:
             self._is_stored = True
+
+    def _put_off(self, problem: str) -> None:
+        if self._is_stored:
+            log.warning("link.report_delayed", link_id=self._claim.link_id, problem=problem)
+        self._is_stored = False

@@ -64,7 +64,13 @@ class Link:
         self._claim = claim
         self._ports = ports
         self._settings = ports.settings
-        self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
+        self._board = Board(
+            claim,
+            lease=ports.lease,
+            report_seconds=ports.settings.report_seconds,
+            clock=ports.clock,
+            metrics=ports.metrics,
+        )
         self._backoff = claim.backoff
         self._rhythm = Rhythm()
         self._doubts_broker = _Doubt.NONE

@@ -331,6 +331,10 @@ Working = Callable[[str], Awaitable[None]]
 class Provisioning(Protocol):
     """Brings a link's MetaApi account up. Raises `Transient`, `Rejected` or `Fenced`."""
 
+    @property
+    def timeout_seconds(self) -> float:
+        """Return what each of the two may take; then it has failed, as a `Transient`."""
+
     async def deployed(self, claim: Claim, *, working: Working) -> Provisioned:
         """Return once the account is deployed: at once if it is, else after minutes."""
 

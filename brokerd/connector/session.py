@@ -68,7 +68,8 @@ class LinkSession:
         self._board = board
         self._ports = ports
         self._settings = ports.settings
-        self._limits = {phase: each.seconds for phase, each in deadlines(ports.settings).items()}
+        limits = deadlines(ports.settings, provision_seconds=ports.provisioning.timeout_seconds)
+        self._limits = {phase: each.seconds for phase, each in limits.items()}
         self._clock = ports.clock
         self._remote = identity.remote_of(claim)
         self._puller = Puller(claim, ports=ports)

@@ -11,8 +11,8 @@ is over, is released: it queues. A pair that is missing here is our bug, never t
 says so.
 
 Every phase that waits for something has a deadline here, and the event that follows it. What has
-none waits for its client (paused, stopped, auth_failed, deleting), for its turn among others
-(queued), or for nothing but the store, which has limits of its own (claimed).
+none waits for its client (paused, stopped, auth_failed, deleting), or for its turn among others
+(queued). A claimed link waits for nothing but the store to note that, and dials without it then.
 """
 
 from dataclasses import dataclass
@@ -131,15 +131,15 @@ class Deadline:
     event: LinkEvent
 
 
-PROVISION_SECONDS = 600.0
-"""MetaApi takes one to three minutes to deploy an account; what takes longer is begun anew."""
+def deadlines(settings: LinkSettings, *, provision_seconds: float) -> dict[Phase, Deadline]:
+    """Return the deadlines of all phases that time alone ends.
 
-
-def deadlines(settings: LinkSettings) -> dict[Phase, Deadline]:
-    """Return the deadlines of all phases that time alone ends."""
+    `provision_seconds` is what bringing an account up may take (`Provisioning.timeout_seconds`).
+    """
     told = _until(0.0, Since.TOLD, E.RELEASED)
     return {
-        P.PROVISIONING: _until(PROVISION_SECONDS, Since.ENTRY, E.LOST),
+        P.CLAIMED: _until(settings.report_seconds, Since.ENTRY, E.DIALLED),
+        P.PROVISIONING: _until(provision_seconds, Since.ENTRY, E.LOST),
         P.CONNECTING: _until(settings.connect_timeout_seconds, Since.ENTRY, E.LOST),
         P.VERIFYING: _until(settings.verify_timeout_seconds, Since.ENTRY, E.LOST),
         P.SYNCING: _until(settings.sync_stall_seconds, Since.PROGRESS, E.LOST),

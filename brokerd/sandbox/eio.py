@@ -8,6 +8,7 @@ Python 3.11 and later (metaapi.md 5.1), which is why it is written here.
 """
 
 import asyncio
+from collections import deque
 from typing import Protocol
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from brokerd.sandbox.eio_socket import Socket
 
 PING_INTERVAL_SECONDS = 25.0
 PING_TIMEOUT_SECONDS = 60.0
+_ATTEMPTS_NOTED = 1_000
 
 _REFUSALS = {401: "UnauthorizedError", 403: "ForbiddenError", 503: "ServiceUnavailableError"}
 
@@ -45,12 +47,16 @@ class SocketHandler(Protocol):
 
 
 class EioServer:
-    """The Socket.IO endpoint; one handler serves all sockets."""
+    """The Socket.IO endpoint; one handler serves all sockets.
+
+    `attempts_at` are the moments of the last attempts to open one, refused ones among them.
+    """
 
     def __init__(self, handler: SocketHandler, *, clock: Clock) -> None:
         self._handler = handler
         self._clock = clock
         self._sockets: dict[str, Socket] = {}
+        self.attempts_at = deque[float](maxlen=_ATTEMPTS_NOTED)
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
@@ -81,6 +87,7 @@ class EioServer:
             if socket is None:
                 return _refusal(400, 1, "Session ID unknown")
         else:
+            self.attempts_at.append(self._clock.monotonic())
             token, region = query.get("auth-token", ""), region_of_host(request.headers)
             refused = self._handler.turn_away(token, region=region)
             if refused is not None:

@@ -14,6 +14,8 @@ from brokerd.telemetry import Metrics
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+_SDK_LOG = ("metaapi_stream/sdklog.py", "overrides/events.py")
+"""Where what the SDK says is passed on, in its words and at DEBUG."""
 _EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
 
 
@@ -59,6 +61,42 @@ def test_metrics():
         bare = bare.removesuffix("_total") if kind == "counter" else bare
         listed[bare] = (kind, tuple(re.findall(r"`(\w+)`", labels)))
     assert listed == defined
+
+
+def test_metrics_are_defined_in_one_place():
+    """No other module makes a metric that the list would not know of."""
+    kinds = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
+    for path in (ROOT / "brokerd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prometheus_"):
+                made = kinds & {alias.name for alias in node.names}
+                assert not made or path.name == "telemetry.py", path
+
+
+def test_log_events_are_written_where_they_can_be_found():
+    """Each by a constant name, by `log` itself or by a `level` chosen of its methods."""
+    for path in (ROOT / "brokerd").rglob("*.py"):
+        if str(path).endswith(_SDK_LOG):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        logs = [call for call in calls if _is_log(call.func)]
+        for call in logs:
+            assert isinstance(call.args[0], ast.Constant), (path, call.lineno)
+        levels = {
+            id(node)
+            for assigned in ast.walk(tree)
+            if isinstance(assigned, ast.Assign) and _is_named(assigned.targets[0], "level")
+            for node in ast.walk(assigned.value)
+        }
+        called = {id(call.func) for call in logs}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and _is_log(node):
+                assert id(node) in called | levels, (path, node.lineno)
+
+
+def _is_named(node, name):
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def test_log_events():

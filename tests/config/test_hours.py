@@ -73,6 +73,48 @@ def test_nothing_opens_before_the_next_opening(at):
         step += timedelta(minutes=7)
 
 
+CHANGES = ["2026-03-29T01:00:00Z", "2026-10-25T01:00:00Z"]
+"""When Athens' clocks skip the hour from 03:00, and repeat it."""
+MINUTES = st.integers(6 * 24 * 60, 6 * 24 * 60 + 6 * 60)
+"""Of the Sunday night."""
+
+
+def moment_of_week(minute):
+    """Write a minute of the week as an operator does."""
+    day, rest = divmod(minute, 24 * 60)
+    return (
+        f"{['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'][day]} {rest // 60:02}:{rest % 60:02}"
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "span", ["Sun 03:30-Sun 03:45", "Sun 02:30-Sun 03:30", "Sun 03:15-Sun 05:00"]
+)
+def test_f36_an_hour_skipped_or_repeated_is_counted_as_the_wall_says(change, span):
+    """What is open minute by minute is what is counted, and what is told as the next opening."""
+    check_around(datetime.fromisoformat(change), (span,))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@given(minutes=st.lists(st.tuples(MINUTES, MINUTES), min_size=1, max_size=2))
+def test_f36_any_hours_hold_across_a_change_to_summer_time(change, minutes):
+    """Whatever the spans."""
+    spans = tuple(f"{moment_of_week(one)}-{moment_of_week(two)}" for one, two in minutes)
+    check_around(datetime.fromisoformat(change), spans)
+
+
+def check_around(change, spans):
+    """Compare seconds and openings with the minutes of five hours around a change."""
+    hours = read_hours(MarketHours(time_zone="Europe/Athens", open=spans))
+    start, end = change - timedelta(hours=3), change + timedelta(hours=2)
+    minutes = [start + timedelta(minutes=n) for n in range(5 * 60)]
+    is_open = [hours.is_open(minute) for minute in minutes]
+    assert hours.open_seconds(start, end) == 60 * sum(is_open)
+    if not is_open[0] and any(is_open):
+        assert hours.opens_at(start) == minutes[is_open.index(True)]
+
+
 def test_a_market_that_stays_closed_has_no_opening():
     """Whole months of holidays are beyond what anybody waits for."""
     days = tuple((date(2026, 12, 1) + timedelta(days=n)).isoformat() for n in range(60))

@@ -19,7 +19,13 @@ async def board_in(world):
     """Claim the world's link and give it a board."""
     node = await MemoryNodes(world.state).register("node", max_links=1)
     [claim] = await world.queue.claim(node, limit=1)
-    return Board(claim, lease=world.leases, clock=world.clock, metrics=world.metrics)
+    return Board(
+        claim,
+        lease=world.leases,
+        report_seconds=world.settings.report_seconds,
+        clock=world.clock,
+        metrics=world.metrics,
+    )
 
 
 async def test_every_transition_is_stored_and_counted():
@@ -100,3 +106,16 @@ async def test_reports_are_stored_in_the_order_of_what_they_say():
         group.create_task(board.note_generation(2))
     assert world.status == board.status
     assert world.status.observed_generation == 2
+
+
+async def test_a_store_that_does_not_answer_is_not_waited_for():
+    """Whoever tells of a phase goes on after `link.report_seconds`; the word follows later."""
+    world = World()
+    board = await board_in(world)
+    world.wire.report_seconds = [3_600.0]
+    began_at = world.clock.monotonic()
+    await board.enter(LinkEvent.CLAIMED, "Claimed")
+    assert world.clock.monotonic() - began_at == pytest.approx(world.settings.report_seconds)
+    assert world.status is None
+    await board.enter(LinkEvent.DIALLED, "Dialling")
+    assert world.phases == [Phase.CONNECTING]

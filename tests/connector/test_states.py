@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokerd.config.settings import LinkSettings
+from brokerd.config.settings import LinkSettings, ProvisioningSettings
 from brokerd.connector.states import TRANSITIONS, IllegalTransition, LinkEvent, deadlines, step
 from brokerd.domain import Phase
 
@@ -16,6 +16,7 @@ OUTSIDE = {Phase.QUEUED, Phase.PAUSED, Phase.STOPPED, Phase.DELETING}
 """Phases of links that nobody runs."""
 HUMAN = {Phase.PAUSED, Phase.STOPPED, Phase.DELETING, Phase.AUTH_FAILED}
 """Phases that only a client or a user ends."""
+LIMITS = deadlines(LinkSettings(), provision_seconds=ProvisioningSettings().timeout_seconds)
 
 
 def reachable(start, pairs):
@@ -62,19 +63,17 @@ def test_whoever_dies_leaves_a_link_that_queues():
 
 
 def test_every_wait_has_a_deadline_with_a_target():
-    """What has none waits for a human, its turn or the store; what has one leads somewhere."""
-    limits = deadlines(LinkSettings())
-    assert set(Phase) - set(limits) == {*HUMAN, Phase.QUEUED, Phase.CLAIMED}
-    for phase, deadline in limits.items():
+    """What has none waits for a human or its turn; what has one leads somewhere."""
+    assert set(Phase) - set(LIMITS) == {*HUMAN, Phase.QUEUED}
+    for phase, deadline in LIMITS.items():
         assert deadline.event in TRANSITIONS[phase]
         assert TRANSITIONS[phase][deadline.event] is not phase
 
 
 def test_deadlines_alone_lead_every_failing_link_back_to_the_queue():
     """Time by itself never ends in a phase that nobody looks at any more."""
-    limits = deadlines(LinkSettings())
-    pairs = [(phase, each.event, step(phase, each.event)) for phase, each in limits.items()]
-    for phase in limits:
+    pairs = [(phase, each.event, step(phase, each.event)) for phase, each in LIMITS.items()]
+    for phase in LIMITS:
         assert Phase.QUEUED in reachable(phase, pairs)
 
 
@@ -156,5 +155,4 @@ def test_the_page_shows_the_deadlines():
             shown[Phase(name)] = (float(found[1]), found[2], found[3])
         elif found := re.fullmatch(r" as told, then `(\w+)` ", wait):
             shown[Phase(name)] = (0.0, "told", found[1])
-    limits = deadlines(LinkSettings())
-    assert shown == {phase: (d.seconds, d.since, d.event) for phase, d in limits.items()}
+    assert shown == {phase: (d.seconds, d.since, d.event) for phase, d in LIMITS.items()}

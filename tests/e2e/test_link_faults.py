@@ -7,170 +7,23 @@ ends in time; BROKERD_SUSPECT_SECONDS=20 measures what an operator gets.
 
 import asyncio
 import os
-import sys
+import signal
 import time
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from collections.abc import Iterable
 from decimal import Decimal
+from pathlib import Path
 
-import psycopg
 import pytest
-from daemon_process import Daemon, running_daemon
-from network import Network, network_to
+from link_rig import PROBE_SECONDS, SUSPECT_SECONDS, Rig, running_rig, told
 
 from brokerd.sandbox import dealing
 from brokerd.sandbox.dealing import At
-from brokerd.sandbox.faults import Fault, FaultKind
-from brokerd.sandbox.habits import Past
-from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
-from brokerd.sandbox.stream import StreamSettings
-from brokerd.sandbox.truth import TruthAccount
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
-SUSPECT_SECONDS = float(os.environ.get("BROKERD_SUSPECT_SECONDS", "5"))
-PROBE_SECONDS = min(4.0, SUSPECT_SECONDS / 2.5)
-CONFIG = f"""
-[link]
-suspect_seconds = {SUSPECT_SECONDS}
-probe_seconds = {PROBE_SECONDS}
-connect_timeout_seconds = 30
-backoff_ceiling_seconds = 10
-"""
-
-
-@dataclass
-class Rig:
-    """A daemon with live links, the network to its stream, and the one to everything else."""
-
-    daemon: Daemon
-    sandbox: Sandbox
-    stream: Network
-    rest: Network
-    database_url: str
-
-    @property
-    def accounts(self) -> list[TruthAccount]:
-        """Return the accounts of the sandbox."""
-        return list(self.sandbox.broker.accounts.values())
-
-    def moves(self, *, since: float) -> list[tuple[str, float, str, str]]:
-        """Return (link, seconds since, phase, reason) of every change of phase after a moment."""
-        rows = self._rows(
-            "SELECT link_id, extract(epoch FROM at)::float8, phase, reason"
-            " FROM brokerd.link_transitions JOIN brokerd.accounts USING (account_id) ORDER BY at"
-        )
-        return [(link, at - since, phase, why) for link, at, phase, why in rows if at > since]
-
-    def first(self, phase: str, *, since: float) -> float:
-        """Return after how many seconds the last of the links first came into a phase."""
-        seconds: dict[str, float] = {}
-        for link, at, entered, _ in self.moves(since=since):
-            if entered == phase:
-                seconds.setdefault(link, at)
-        assert len(seconds) == len(self.accounts), self.moves(since=since)
-        return max(seconds.values())
-
-    async def until(self, phase: str, *, since: float, within: float) -> float:
-        """Wait until every link came into a phase; return the seconds the last one took."""
-        for _ in range(int(within * 10)):
-            links = {link for link, _, entered, _ in self.moves(since=since) if entered == phase}
-            if len(links) == len(self.accounts):
-                return self.first(phase, since=since)
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"not all {phase}: {self.moves(since=since)}\n{self.daemon.log}")
-
-    async def until_live(self, *, since: float, within: float = 30) -> None:
-        """Wait until every link's last phase is live, after it changed at all."""
-        for _ in range(int(within * 10)):
-            last = {link: phase for link, _, phase, _ in self.moves(since=since)}
-            if len(last) == len(self.accounts) and set(last.values()) == {"live"}:
-                return
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"not all live: {self.moves(since=since)}\n{self.daemon.log}")
-
-    def held(self) -> set[str]:
-        """Return the deals that the first link's ledger holds."""
-        sql = (
-            "SELECT deal_id FROM brokerd.deals JOIN brokerd.accounts USING (account_id)"
-            " WHERE link_id = 'l-0' AND removed_at IS NULL"
-        )
-        return {deal_id for (deal_id,) in self._rows(sql)}
-
-    def raw(self, deal_id: str) -> str:
-        """Return the record of a deal as it came."""
-        [(raw,)] = self._rows("SELECT raw::text FROM brokerd.deals WHERE deal_id = %s", deal_id)
-        return raw
-
-    async def metrics(self) -> str:
-        """Return the daemon's metrics."""
-        async with self.daemon.client() as client:
-            return (await client.get("/metrics")).text
-
-    def lose_packets(self, account_id: str, *, limit: int) -> None:
-        """Lose the next packets of an account."""
-        self.sandbox.faults.switch_on(
-            Fault(kind=FaultKind.LOSE_PACKETS, account_ids=frozenset({account_id}), limit=limit)
-        )
-
-    async def assert_exact(self) -> None:
-        """Freeze trading; every deal of every account is in the ledger once, and told once."""
-        self.sandbox.market.freeze()
-        truth = {
-            (f"l-{i}", deal.deal_id)
-            for i, account in enumerate(self.accounts)
-            for deal in account.deals()
-        }
-        for _ in range(300):
-            held = self._rows("SELECT link_id, deal_id FROM brokerd.deals JOIN brokerd.accounts"
-                              " USING (account_id) WHERE removed_at IS NULL")  # fmt: skip
-            if set(held) == truth:
-                break
-            await asyncio.sleep(0.1)
-        assert set(held) == truth
-        told = self._rows(
-            "SELECT account_id, deal_id, revision FROM brokerd.events WHERE deal_id IS NOT NULL"
-        )
-        assert len(told) == len(set(told))
-
-    def _rows(self, sql: str, *values: object) -> list[tuple]:
-        with closing(psycopg.connect(self.database_url)) as connection:
-            return connection.execute(sql, values).fetchall()
-
-
-@asynccontextmanager
-async def running_rig(folder, database_url, *, links=3, deals_per_minute=60):
-    """Run it all, with every link live for a while."""
-    settings = SandboxSettings(
-        accounts=links,
-        past=Past(deals=40, days=10),
-        deals_per_account_minute=deals_per_minute,
-        stream=StreamSettings(status_seconds=1.0 if SUSPECT_SECONDS < 10 else 5.0),
-    )
-    async with (
-        running_sandbox(settings) as sandbox,
-        network_to(sandbox.url) as stream,
-        network_to(sandbox.url) as rest,
-        running_daemon(
-            folder,
-            sandbox,
-            database_url,
-            sandbox_url=rest.url,
-            stream_url=stream.url,
-            extra=CONFIG,
-        ) as daemon,
-    ):
-        rig = Rig(daemon, sandbox, stream, rest, database_url)
-        for number, account in enumerate(rig.accounts):
-            await daemon.register(f"l-{number}", account)
-        await rig.until_live(since=0)
-        await asyncio.sleep(2.5 if SUSPECT_SECONDS < 10 else 12)
-        yield rig
-
-
-def told(**figures: float) -> None:
-    """Print what was measured."""
-    sys.stdout.write(" ".join(f"{name}={value:.2f}" for name, value in figures.items()) + "\n")
+SABOTAGED = Path(__file__).parents[1] / "support" / "sabotaged.py"
+SOCKETS = 5
+OPENS_PER_SECOND = 2
 
 
 async def test_f1_a_reset_is_noticed_within_a_second(tmp_path, database_url):
@@ -239,6 +92,91 @@ async def test_f7_a_server_that_slams_the_door_is_not_hammered(tmp_path, databas
         told(attempts=attempts, most_in_a_second=rig.stream.most_opened_in(1.0))
         assert attempts < 10 * 20
         assert rig.stream.most_opened_in(1.0) <= 20
+        await rig.assert_exact()
+
+
+def most_within(times: Iterable[float], *, seconds: float) -> int:
+    """Return how many moments the busiest span of that length holds."""
+    ordered = list(times)
+    return max(sum(at <= t < at + seconds for t in ordered) for at in ordered)
+
+
+async def test_all_sockets_cut_at_once_come_back_no_faster_than_configured(tmp_path, database_url):
+    """Must-show 3, small: five sockets, two links on each; the sandbox counts who knocks.
+
+    Turns are half a second apart here and arrive with the machine's jitter: a quarter of a second
+    of it is allowed for.
+    """
+    regions = [f"region-{number}" for number in range(SOCKETS)]
+    environ = {"BROKERD_METAAPI__SOCKET_OPENS_PER_SECOND": str(OPENS_PER_SECOND)}
+    async with running_rig(
+        tmp_path, database_url, deals_per_minute=30, regions=regions, environ=environ
+    ) as rig:
+        attempts_at = rig.sandbox.sockets.attempts_at
+        assert len(rig.sandbox.sockets.sockets) == len(attempts_at) == SOCKETS
+        since = time.time()
+        rig.stream.reset()
+        await rig.until("syncing", since=since, within=5)
+        await rig.until_live(since=since, within=30)
+        live = rig.first("live", since=since)
+        most = most_within(attempts_at, seconds=1 - 1 / OPENS_PER_SECOND / 2)
+        told(links=len(rig.accounts), attempts=len(attempts_at), most=most, live_seconds=live)
+        assert len(attempts_at) >= 2 * SOCKETS
+        assert most <= OPENS_PER_SECOND
+        assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
+        await rig.assert_exact()
+
+
+SPOILT = [
+    '2["synchronization",{"type":"update","accountId":"%s","sequenceNu',
+    '2["synchronization",{"accountId":"%s","host":"x","sequenceNumber":3}]',
+    '2["synchronization",{"type":"update","accountId":"%s","host":"x","deals":7}]',
+    '2["synchronization",[{"accountId":"%s"}]]',
+    '2{"accountId":"%s"}',
+    "9%s",
+]
+"""No JSON, no type, no list, no object, no event, no packet."""
+
+
+async def test_f25_packets_the_sdk_chokes_on_cost_nobody_but_their_account(tmp_path, database_url):
+    """The SDK's tasks for them die; the packet they stand for is missed, and pulled in time."""
+    async with running_rig(tmp_path, database_url, deals_per_minute=0.1) as rig:
+        since, account = time.time(), rig.accounts[0]
+        [stream] = rig.sandbox.stream.registry.of_account(account.metaapi_id)
+        rig.lose_packets(account.metaapi_id, limit=1)
+        lost = trade(rig, 1)
+        for spoilt in SPOILT:
+            stream.socket.send((spoilt % account.metaapi_id).encode())
+        seconds = await until_held(rig, lost | trade(rig, 2), within=20)
+        told(seconds=seconds)
+        assert seconds <= 5
+        assert {link for link, *_ in rig.moves(since=since)} <= {"l-0"}
+        await rig.assert_exact()
+
+
+async def test_f25_a_read_loop_that_dies_takes_no_other_socket_with_it(tmp_path, database_url):
+    """The SDK's own task is gone: the links on its socket notice and are back, no other does."""
+    async with running_rig(
+        tmp_path,
+        database_url,
+        deals_per_minute=30,
+        regions=("region-1", "region-2"),
+        program=(str(SABOTAGED),),
+    ) as rig:
+        since = time.time()
+        rig.daemon.process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(1.0)
+        struck = {link for link, *_ in rig.moves(since=since)}
+        assert struck in ({"l-0", "l-1"}, {"l-2", "l-3"})
+        noticed = max(at for _, at, phase, _ in rig.moves(since=since) if phase == "syncing")
+        seconds = 0.0
+        while {link for link, _, phase, _ in rig.moves(since=since) if phase == "live"} != struck:
+            seconds = time.time() - since
+            assert seconds < 20, rig.daemon.log
+            await asyncio.sleep(0.1)
+        told(noticed_seconds=noticed, live_seconds=seconds)
+        assert {link for link, *_ in rig.moves(since=since)} == struck
+        assert all(phase != "backoff" for _, _, phase, _ in rig.moves(since=since))
         await rig.assert_exact()
 
 

@@ -60,6 +60,12 @@ def tell_gap(world):
         session._tell(Gap(reason="sequence"))
 
 
+def lose_broker_unheard(world):
+    """Let the broker go while the stream says nothing: only a look over REST tells."""
+    world.switch_on(FaultKind.MUTE)
+    world.account.set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+
+
 def connection(status):
     """Return what gives the account's terminal that connection."""
     return lambda world: world.account.set_connection(status)
@@ -86,6 +92,7 @@ HAPPENINGS = st.one_of(
     st.tuples(st.just("refuse"), REFUSALS),
     st.tuples(st.sampled_from(["on", "off"]), KINDS),
     st.tuples(st.just("act"), st.sampled_from(sorted(ACTS))),
+    st.just(("unheard", None)),  # often, because suspicion needs it and half a minute of peace
 )
 WAITS = st.sampled_from([0.0, 0.01, 0.5, 3.0, 12.0, 26.0, 70.0, 310.0])
 
@@ -103,6 +110,8 @@ def happen(world, verb, what):
             world.switch_off(what)
         case "act":
             ACTS[what](world)
+        case "unheard":
+            lose_broker_unheard(world)
 
 
 def heal(world):
@@ -126,7 +135,8 @@ def check_moves(world):
 
 def check_waits(world, *, slack=timedelta(seconds=10)):
     """No phase with a deadline outlasts it: by more than one slow request and one slow report."""
-    limits = deadlines(world.settings)
+    provision_seconds = world.ports.provisioning.timeout_seconds
+    limits = deadlines(world.settings, provision_seconds=provision_seconds)
     for one, two in pairwise(world.state.transitions):
         limit = limits.get(one.phase)
         if limit is not None and limit.since is Since.ENTRY and not world.wire.refused:

@@ -7,6 +7,8 @@ from decimal import Decimal
 import pytest
 from money_world import PLACE, Killed, MoneyWorld, running_money
 
+from brokerd.config.settings import ProvisioningSettings
+from brokerd.connector.states import deadlines
 from brokerd.domain import Desired, MetaApiRef, Phase, UserAction
 from brokerd.errors import KnownBadCredentials
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
@@ -180,6 +182,29 @@ async def test_what_the_broker_wants_of_its_user_is_not_asked_again_and_again(
         world.trading.set_trouble(None)
         assert (await world.submit(world.password)).is_changed
         await world.until_live(within=300)
+
+
+@pytest.mark.parametrize("way", ["deployed", "restarted"])
+async def test_provisioning_ends_at_the_deadline_that_is_configured(way: str):
+    """A deployment that never ends: `provisioning.timeout_seconds` since it began, then lost."""
+    settings = ProvisioningSettings(timeout_seconds=90.0)
+    async with running_money(provisioning=settings) as world:
+        rules = world.service.state.provisioner.rules
+        if way == "restarted":
+            rules.deploy_seconds = 10.0
+            await until_created(world)
+            world.made[0].set_connection(ConnectionStatus.DISCONNECTED_FROM_BROKER)
+        rules.deploy_seconds = 24 * HOURS
+        if way == "deployed":
+            await world.put()
+            await world.submit(world.password)
+        await world.until_phase(Phase.PROVISIONING, within=2 * HOURS)
+        began_at = world.entered.at
+        await world.until_phase(Phase.BACKOFF, within=100)
+        limit = deadlines(world.settings, provision_seconds=90.0)[Phase.PROVISIONING]
+        took_seconds = (world.entered.at - began_at).total_seconds()
+        assert took_seconds == pytest.approx(limit.seconds, abs=1)
+        assert world.entered.reason == "ProvisionTimeout"
 
 
 async def test_a_validation_lock_is_waited_for_even_with_the_right_password():

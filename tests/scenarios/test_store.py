@@ -6,6 +6,7 @@ import sys
 import pytest
 from link_world import running_link
 
+from brokerd.config.settings import LinkSettings
 from brokerd.domain import Desired, Phase
 from brokerd.sandbox.faults import FaultKind
 
@@ -164,3 +165,15 @@ async def test_a_slow_report_never_overwrites_a_newer_one():
         await asyncio.sleep(5)
         assert world.phase is Phase.LIVE
         assert world.status.observed_generation == 2
+
+
+async def test_a_claimed_link_dials_though_the_store_hangs():
+    """What a link in `claimed` waits for has a limit: then it dials, and is live, all the same."""
+    world_settings = LinkSettings(report_seconds=7.0)
+    async with running_link(settings=world_settings) as world:
+        world.wire.report_seconds = [3_600.0]
+        await world.until(lambda: world.service.accounts_asked_at)
+        [asked_at] = world.service.accounts_asked_at
+        assert asked_at == pytest.approx(7.0, abs=0.5)
+        await world.until_live()
+        assert Phase.CLAIMED not in world.phases  # the next word was sooner

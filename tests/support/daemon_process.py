@@ -53,6 +53,7 @@ class Daemon:
     stream_url: str = ""  # where the stream is, if not with the rest
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "brokerd")
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -93,8 +94,7 @@ key = {{env = "TEST_KEY"}}
         with (self.folder / "daemon.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "brokerd",
+                *self.program,
                 "run",
                 "--config",
                 str(self._config()),

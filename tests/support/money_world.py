@@ -81,6 +81,7 @@ class MoneyWorld(World):
 
     def __init__(self, *, kill_at: int | None = None, **options: object) -> None:
         budgets = options.pop("budgets", {})
+        provisioning = options.pop("provisioning", None)
         super().__init__(**options)
         self.kill_at = kill_at
         self.steps = 0
@@ -94,6 +95,7 @@ class MoneyWorld(World):
             intents=WatchedIntents(self),
             clock=self.clock,
             metrics=self.metrics,
+            settings=provisioning,
             **budgets,
         )
         self.ports = replace(self.ports, provisioning=self.provisioner)

@@ -52,7 +52,7 @@ def contain_client(api: MetaApi, *, parts: ClientParts, calls: Calls, hooks: Cli
     http_client = domain_client._http_client
     events.keep_order_of_other_sockets(ws)
     events.keep_waiting_packets(ws)
-    events.drain_queues_by_popping(ws)
+    events.drain_queues_by_popping(ws, hooks.lose_packets)
     events.process_events_without_timers(ws)
     events.ignore_stale_ends(ws)
     events.parse_no_dates(ws)
@@ -82,6 +82,7 @@ def contain_socket(
     """Contain a socket before its first attempt."""
     sockets.take_large_frames(instance)
     sockets.watch_attempts(instance, hooks.watch)
+    sockets.end_with_read_loop(instance, calls)
     sockets.drop_strays(instance, is_served=hooks.is_served, calls=calls, clock=clock)
     sockets.read_packets(instance, hooks.read)
     sockets.reconnect_aside(instance, calls, hooks.lost)

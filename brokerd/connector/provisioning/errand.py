@@ -63,7 +63,13 @@ class Errand:
         self._claim = claim
         self._goal = goal_of(claim)
         self._ports = ports
-        self._board = Board(claim, lease=ports.lease, clock=ports.clock, metrics=ports.metrics)
+        self._board = Board(
+            claim,
+            lease=ports.lease,
+            report_seconds=ports.settings.report_seconds,
+            clock=ports.clock,
+            metrics=ports.metrics,
+        )
         self._leaving = asyncio.Event()
 
     def update(self, claim: Claim) -> None:

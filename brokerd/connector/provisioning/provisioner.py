@@ -93,6 +93,11 @@ class Provisioner:
     def __init__(self, ports: ProvisionPorts) -> None:
         self._ports = ports
 
+    @property
+    def timeout_seconds(self) -> float:
+        """Return how long an account may be on its way."""
+        return self._ports.settings.timeout_seconds
+
     async def deployed(self, claim: Claim, *, working: Working) -> Provisioned:
         """Return once the account is deployed: at once if it is, else after minutes."""
         return await _Journey(claim, working=working, ports=self._ports).deployed()
@@ -100,8 +105,7 @@ class Provisioner:
     async def restarted(self, claim: Claim, *, working: Working) -> Provisioned:
         """Undeploy and deploy."""
         journey = _Journey(claim, working=working, ports=self._ports)
-        await journey.leave()
-        return await journey.deployed()
+        return await journey.deployed(is_anew=True)
 
     async def put_away(self, claim: Claim, goal: Goal, *, working: Working) -> None:
         """Return once the account is undeployed, or removed."""
@@ -118,27 +122,29 @@ class _Journey:
         self._place = claim.spec.metaapi
         self._called: set[IntentKind] = set()
 
-    async def deployed(self) -> Provisioned:
-        """Reach a deployed account."""
-        account = await self.reach(Goal.DEPLOYED)
+    async def deployed(self, *, is_anew: bool = False) -> Provisioned:
+        """Reach a deployed account; `is_anew` undeploys it first, within the same limit."""
+        account = await self.reach(Goal.DEPLOYED, is_anew=is_anew)
         assert account is not None
         if isinstance(self._place, MetaApiRef):
             return Provisioned(claim=self._claim, account=account)
         claim = replace(self._claim, created_id=account.account_id)
         return Provisioned(claim=claim, account=account)
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """Undeploy an account that is deployed, if it may be deployed again."""
         now = await self._look(Goal.DEPLOYED)
         if plan(now, settings=self._ports.settings) is Step.DONE:
             await self._working(_REASONS[IntentKind.UNDEPLOY])
             await self._act(IntentKind.UNDEPLOY, now)
 
-    async def reach(self, goal: Goal) -> RemoteAccount | None:
+    async def reach(self, goal: Goal, *, is_anew: bool = False) -> RemoteAccount | None:
         """Return the account once it is where it should be; None when it is gone."""
         seconds = self._ports.settings.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
+                if is_anew:
+                    await self._leave()
                 while True:
                     now = await self._look(goal)
                     decision = plan(now, settings=self._ports.settings)

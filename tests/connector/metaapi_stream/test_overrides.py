@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from metaapi_cloud_sdk.logger import LoggerManager
 
+from brokerd.connector.metaapi_stream.overrides import events
 from brokerd.connector.metaapi_stream.overrides.process import prepare_process
 from brokerd.connector.ports import Connected
 from brokerd.sandbox.faults import Fault, FaultKind
@@ -94,6 +95,11 @@ async def test_a1_a_regular_account_has_one_instance(sdk: Any, kind: str, socket
         assert len(sandbox.sockets.sockets) == sockets
 
 
+def is_packet_job(task: "asyncio.Task[object]") -> bool:
+    """Say whether a task processes an account's packets."""
+    return "call_account_events" in repr(task.get_coro())
+
+
 @pytest.mark.parametrize(("kind", "lost"), [("plain", {"3"}), ("contained", set())])
 async def test_a2_packets_that_come_while_the_queue_is_swapped_arrive(
     websockets: dict[str, Any], feed: Make, deal_listener: Make, kind: str, lost: set[str]
@@ -139,6 +145,39 @@ async def test_a3_a_failed_listener_does_not_stop_the_queue(
     if kind == "plain" and isinstance(spoil, ValueError):
         delivered = ["3"]  # the rest of its packet alone is lost (A4)
     assert listener.deals == delivered
+
+
+@pytest.mark.parametrize(
+    ("kind", "delivered", "lost"), [("plain", ["1"], []), ("contained", ["1", "3"], ["acc"])]
+)
+async def test_a17_an_account_whose_packet_job_is_ended_is_heard_again(
+    *,
+    websockets: dict[str, Any],
+    feed: Make,
+    deal_listener: Make,
+    kind: str,
+    delivered: list[str],
+    lost: list[str],
+) -> None:
+    """F25: the job that processes its packets is ended: a loss is told, the next one is heard."""
+    ws = websockets[kind]
+    told: list[str] = []
+    if kind == "contained":
+        events.drain_queues_by_popping(ws, told.append)
+    packets, listener = feed(ws), deal_listener(seconds=5)
+    ws.add_synchronization_listener("acc", listener)
+    packets.start()
+    packets.deal("1")
+    await settle()
+    [job] = [task for task in asyncio.all_tasks() if is_packet_job(task)]
+    job.cancel()
+    packets.deal("2")
+    await settle()
+    listener.seconds = 0.0
+    packets.deal("3")
+    await settle()
+    assert listener.deals == delivered
+    assert told == lost
 
 
 async def test_b29_an_event_starts_no_timer(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "sdk.md").read_text()
-AUDITED = {f"A{n}" for n in range(1, 16)} | {f"B{n}" for n in range(1, 33)}
+AUDITED = {
+    *(f"A{number}" for number in range(1, 16)),
+    *(f"B{number}" for number in range(1, 33)),
+    *(f"C{number}" for number in range(1, 16)),
+}
 OVERRIDES = ROOT / "brokerd" / "connector" / "metaapi_stream" / "overrides"
 
 
@@ -18,7 +22,7 @@ def rows(heading: str) -> list[str]:
 
 def numbers(table: list[str]) -> list[str]:
     """Return the defects that the first cells name."""
-    return [number for row in table for number in re.findall(r"\b[AB]\d+\b", row.split("|")[1])]
+    return [number for row in table for number in re.findall(r"\b[ABC]\d+\b", row.split("|")[1])]
 
 
 def functions(folder: Path, *, pattern: str) -> set[str]:
@@ -32,14 +36,18 @@ def functions(folder: Path, *, pattern: str) -> set[str]:
 
 
 def test_every_audited_defect_is_contained_or_harmless_and_never_both() -> None:
-    """A1 to A15 and B1 to B32 each have exactly one row; what was found later has one too."""
+    """A1 to A15 and B1 to B32 each have exactly one row; what was found later has one too.
+
+    A defect of class C may be several, of which some reach us.
+    """
     contained, harmless = (
         numbers(rows("Defect, containment, test")),
         numbers(rows("Harmless here")),
     )
     told = contained + harmless
-    assert len(told) == len(set(told))
-    assert set(told) >= AUDITED
+    grave = [number for number in told if not number.startswith("C")]
+    assert len(grave) == len(set(grave))
+    assert sorted(AUDITED - set(told)) == []
 
 
 def test_every_containment_names_tests_that_exist() -> None:
@@ -50,6 +58,7 @@ def test_every_containment_names_tests_that_exist() -> None:
         assert named, row
         assert set(named) <= existing, row
     for row in rows("Harmless here"):
+        assert row.split("|")[2].strip(), row
         assert set(re.findall(r"`(test_\w+)`", row)) <= existing, row
 
 

@@ -209,6 +209,50 @@ async def test_b27_a_frame_beyond_all_limits_is_survived(
         assert watched.of(DealSeen)
 
 
+def read_loops() -> list["asyncio.Task[object]"]:
+    """Return the tasks of Engine.IO that read a socket."""
+    return [task for task in asyncio.all_tasks() if "._read_loop" in repr(task.get_coro())]
+
+
+@pytest.mark.parametrize(("kind", "is_deaf"), [("plain", True), ("contained", False)])
+async def test_a18_a_socket_whose_read_loop_died_is_opened_again(
+    sdk: Any, *, kind: str, is_deaf: bool
+) -> None:
+    """F25: the plain SDK keeps the socket, connected and deaf; ours comes back by another one."""
+    async with running_sandbox(QUIET) as sandbox:
+        account_id = sandbox.add_account().metaapi_id
+        sdk.api(kind, sandbox.url)
+        connection = sdk.connection(kind, sandbox.url, account_id)
+        await connection.connect()
+        await connection.wait_synchronized({"timeoutInSeconds": 10})
+        before = set(sandbox.sockets.sockets)
+        for reading in read_loops():
+            reading.cancel()
+        for _ in range(60):
+            await settle(0.1)
+            is_back = bool(sandbox.stream.registry.of_account(account_id))
+            if is_back and not before & set(sandbox.sockets.sockets):
+                break
+        assert bool(before & set(sandbox.sockets.sockets)) is is_deaf
+
+
+async def test_a18_the_links_of_a_socket_whose_read_loop_died_hear_of_it(streaming: Make) -> None:
+    """Told at once, back on another socket, nothing missed; who is on another does not notice."""
+    async with running_sandbox(QUIET) as sandbox, streaming(sandbox) as ours:
+        account, other = sandbox.add_account(), sandbox.add_account()
+        watched = await ours.open(account.metaapi_id)
+        await watched.until(lambda: watched.of(Synchronized))
+        (reading,) = read_loops()
+        beside = await ours.open(other.metaapi_id, region="elsewhere")
+        await beside.until(lambda: beside.of(Synchronized))
+        reading.cancel()
+        await watched.until(lambda: watched.of(Disconnected), seconds=1)
+        sandbox.market.trade(account, deals=1)
+        await watched.until(lambda: len(watched.of(Synchronized)) == 2, seconds=15)
+        assert {deal.deal_id for deal in account.deals()[-1:]} <= watched.deal_ids()
+        assert not beside.of(Disconnected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_b17_an_account_that_left_is_unsubscribed_no_more_than_every_ten_seconds(
     sdk: Any, kind: str

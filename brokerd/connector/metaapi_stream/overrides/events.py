@@ -46,20 +46,28 @@ def keep_waiting_packets(ws: MetaApiWebsocketClient) -> None:
     ws._packet_orderer._wait_list_size_limit = WAITING_PACKETS
 
 
-def drain_queues_by_popping(ws: MetaApiWebsocketClient) -> None:
-    """A2, A3, B26: an account's queue loses no packet when it is swapped, and outlives any failure.
+def drain_queues_by_popping(
+    ws: MetaApiWebsocketClient, lose_packets: Callable[[str], None]
+) -> None:
+    """A2, A3, A17, B26: an account's queue loses no packet when swapped, and outlives any failure.
 
     The SDK iterates over a list that it replaces while packets still arrive at it, keeps what it
     has processed until the list is done, and stops for good when a `CancelledError` of somebody
-    else's passes through.
+    else's passes through, or when its own task is ended: packets then pile up that nobody takes.
+    What is lost with a task that is ended is told to `lose_packets`; the next packet starts anew.
     """
     queues: MutableMapping[str, list[Event]] = ws._event_queues
 
     async def call_account_events(account_id: str) -> None:
-        while queue := queues.get(account_id):
-            event = queue.pop(0)
-            await _run_guarded(event, f"{account_id}: event")
-        queues.pop(account_id, None)
+        try:
+            while queue := queues.get(account_id):
+                event = queue.pop(0)
+                await _run_guarded(event, f"{account_id}: event")
+        except BaseException:
+            lose_packets(account_id)
+            raise
+        finally:
+            queues.pop(account_id, None)
 
     replace(ws, "_call_account_events", call_account_events)
 

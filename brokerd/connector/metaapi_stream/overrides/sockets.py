@@ -248,6 +248,28 @@ def reconnect_aside(instance: SocketRecord, calls: Calls, lost: Callable[[], Non
     sio.handlers["/"]["disconnect"] = on_disconnect
 
 
+def end_with_read_loop(instance: SocketRecord, calls: Calls) -> None:
+    """A18: a socket whose read loop ended of itself is closed, and with that opened again.
+
+    Engine.IO calls it connected for ever; the links on it are deaf, and what opens there is too.
+    """
+    eio = instance["socket"].eio
+    connect = eio.connect
+
+    def close_if_open(reading: "asyncio.Task[object]") -> None:
+        if not reading.cancelled():
+            reading.exception()  # nobody else looks at it
+        if eio.read_loop_task is reading and eio.state == "connected":
+            name = f"sdk-deaf:{instance['instanceNumber']}:{instance['id']}"
+            calls.start(eio.disconnect(abort=True), name=name)
+
+    async def watched_connect(url: str, **how: object) -> None:
+        await connect(url, **how)
+        eio.read_loop_task.add_done_callback(close_if_open)
+
+    replace(eio, "connect", watched_connect)
+
+
 def _note(result: asyncio.Future[None]) -> None:
     """Look at a result, so that asyncio does not complain that nobody did."""
     if not result.cancelled():
