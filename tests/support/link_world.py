@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache, partial
 from itertools import pairwise
 from random import Random
 
@@ -334,6 +335,7 @@ class World:
         self.market = Market(self.broker, random=Random(seed + 2))
         server = open_server(self.broker, ServerSpec(platform=platform))
         self.account = self.broker.add_account(AccountSpec(server=server))
+        self._read = cache(partial(domain_deal, server=server))  # a deal is a frozen value
         self.market.seed(self.account, past or Past(deals=40, days=20))
         self.service = WarpedMetaApi(
             self.broker,
@@ -551,8 +553,7 @@ class World:
     @property
     def truth(self) -> dict[DealId, Deal]:
         """Return all deals of the broker as we would read them."""
-        server = self.account.server
-        return {d.deal_id: domain_deal(d, server=server) for d in self.account.deals()}
+        return {deal.deal_id: self._read(deal) for deal in self.account.deals()}
 
     @property
     def ledger(self) -> dict[DealId, Deal]:
