@@ -260,7 +260,7 @@ class HealthSettings:
         30.0  # between the first two probes of an incident; later ones wait more
     )
     canary_ceiling_seconds: float = 900.0
-    returns_per_second: float = 5.0  # links that come back once a canary is live
+    returns_per_second: float = 5.0  # links that come back once one is; all within 30 s
     max_connections_made: int = 100_000  # of the SDK, ever; each leaves some hundred bytes behind
     max_tasks: int = 30_000  # 1,000 links take about 10,000
     max_resident_mb: int = 1_024  # 1,000 links take about 200

@@ -4,11 +4,11 @@ Theory. A link belongs to three scopes, each wider than the last: its broker's s
 and all links of this node. When enough of a scope's links, in number and in part, are lost within
 a minute, something they share has failed, and each of them dialling on its own would only hammer
 it. So the scope becomes an incident: one link at a time, its *canary*, may try to come back, at
-growing intervals; all others wait. Once one is live, or a session that had broken is back by itself, the
-others return one by one, at a rate that has all of them back soon. The incident closes when fewer
-are left than would open one. When what returned is lost again, canaries probe again. A wider scope
-takes over from a narrower one only when the lost links lie in more than one of these; otherwise
-the narrower one tells more.
+growing intervals; all others wait. Once one is live, or a session that broke is back by itself,
+the others return one by one, at a rate that has all of them back soon. The incident closes when
+fewer are left than would open one. When what returned is lost again, canaries probe again. A
+wider scope takes over from a narrower one only when the lost links lie in more than one of these;
+otherwise the narrower one tells more.
 
 Nothing here waits: every method takes the monotonic time, and `turn` says how long to wait.
 """
