@@ -26,7 +26,7 @@ help:
 demo: $(READY)
 	@$(BIN)/brokerd demo $(ARGS)
 
-# Coverage follows the workers (`patch` in pyproject.toml).
+# Coverage follows the workers (`patch` in pyproject.toml, `pytest_configure` in conftest.py).
 test: $(COMPILED)
 ifeq ($(strip $(ARGS)),)
 	@rm -f .coverage .coverage.*

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -31,11 +32,15 @@ settings.load_profile("brokerd")
 
 
 def pytest_configure() -> None:
-    """Say that there is no current loop: looptime asks for one before every synchronous test.
+    """Prepare this process for its tests.
 
-    Left unsaid, asyncio makes one for the asking, and nobody closes it.
+    There is no current loop: looptime asks for one before every synchronous test, and asyncio
+    would make one for the asking, which nobody closes. Coverage follows xdist's workers, not the
+    programs that tests start.
     """
     asyncio.set_event_loop(None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,9 +58,13 @@ def pytest_collection() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Let coverage rest during a test that repeats itself: what it alone runs counts as not run."""
-    if item.get_closest_marker("repeats") is None:
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let coverage rest during tests of the whole, and those that repeat themselves.
+
+    They would take twice the time, and what they alone run counts as not run.
+    """
+    is_of_the_whole = item.path.parent.name in {"e2e", "scenarios"}
+    if not is_of_the_whole and item.get_closest_marker("repeats") is None:
         return (yield)
     tracer = sys.gettrace()
     sys.settrace(None)

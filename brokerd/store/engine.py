@@ -88,10 +88,11 @@ def unavailability(error: BaseException | None) -> str | None:
 
 
 class _Lent(psycopg.AsyncConnection[TupleRow]):
-    """A connection of the pool, which must get back even those that broke.
+    """A connection of the pool, which must get back: a lost one takes its place with it, for ever.
 
     With `close_returns` psycopg returns a connection on close(), but not one that is closed
-    already: each lost connection would take a place in the pool with it, for ever.
+    already. And SQLAlchemy drops one whose mode it is changing when it is cancelled: psycopg pauses
+    there when the loop was busy, though there is nothing to wait for. Here it does not.
     """
 
     lender: "_Pool | None" = None
@@ -103,6 +104,16 @@ class _Lent(psycopg.AsyncConnection[TupleRow]):
             await lender.putconn(self)
         else:
             await super().close()
+
+    async def set_autocommit(self, value: bool) -> None:  # noqa: FBT001  # psycopg's signature
+        """Change the mode without a pause."""
+        async with self.lock:
+            next(self._set_autocommit_gen(value), None)
+
+    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        """Change the level without a pause."""
+        async with self.lock:
+            next(self._set_isolation_level_gen(value), None)
 
     @property
     def has_input(self) -> bool:

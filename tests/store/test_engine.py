@@ -148,6 +148,22 @@ async def test_cancelled_callers_cost_the_pool_nothing(database_url: str) -> Non
         await asyncio.wait_for(both_at_once(database), 3)
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_no_connection_is_lost_when_cancelled_in_a_busy_loop(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Psycopg pauses even where it need not wait, when the loop was busy for long."""
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", 0.0)
+    async with opened(database_url, pool_size=1, acquire_seconds=2) as (database, _):
+        assert await answer(database) == 1
+        task = asyncio.create_task(answer(database))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert await answer(database) == 1
+
+
 @pytest.mark.repeats
 async def test_no_cancellation_is_lost_in_the_wait_for_a_connection(database_url: str) -> None:
     """Whoever repeats itself for ever ends when cancelled once, at whatever moment."""
