@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import cache
 from itertools import count
 
+import httpx
 import psycopg
 import pytest
 import redis
@@ -42,11 +45,14 @@ def pytest_configure() -> None:
 def pytest_collection() -> Iterator[None]:
     """Import the tests without garbage collections, and leave them out of all later ones.
 
-    There is no garbage in them, and looking for it is a third of each worker's start.
+    There is no garbage in them, and looking for it is a third of each worker's start. What
+    importing runs is the same in each: one measures it.
     """
+    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
     gc.disable()
     try:
-        return (yield)
+        with _coverage(rests=not is_first, has_greenlets=False):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
@@ -54,23 +60,31 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Measure coverage as cheaply as a test allows.
+    """Let coverage rest during a test that repeats itself: what it alone runs counts as not run."""
+    rests = item.get_closest_marker("repeats") is not None
+    with _coverage(rests=rests, has_greenlets=_has_greenlets(item)):
+        return (yield)
 
-    It rests during a test that repeats itself: what that alone runs counts as not run. Telling
-    greenlets apart makes each call of a function thrice as slow, in libraries too.
+
+@contextmanager
+def _coverage(*, rests: bool, has_greenlets: bool) -> Iterator[None]:
+    """Measure coverage as cheaply as may be.
+
+    Telling greenlets apart makes each call of a function thrice as slow, in libraries too.
     """
     tracer = sys.gettrace()
     if tracer is None:
-        return (yield)
-    greenlets = tracer.concur_id_func
-    if item.get_closest_marker("repeats") is not None:
-        sys.settrace(None)
-    elif not _has_greenlets(item):
+        yield
+        return
+    tell_greenlets = tracer.concur_id_func
+    if not has_greenlets:
         tracer.concur_id_func = None
+    if rests:
+        sys.settrace(None)
     try:
-        return (yield)
+        yield
     finally:
-        tracer.concur_id_func = greenlets
+        tracer.concur_id_func = tell_greenlets
         sys.settrace(tracer)
 
 
@@ -80,6 +94,16 @@ def engines_start_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(fast_folder()))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """Let HTTP clients share what they trust: to read it takes each of them 20 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context)
+        )
         yield
 
 
