@@ -58,10 +58,29 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the tests that wait for processes among those that compute: no core idles.
+
+    Those that may take longest come first, so that nobody waits for the last one.
+    """
+    waiting = [item for item in items if _is_e2e(item)]
+    waiting.sort(key=_timeout_seconds, reverse=True)
+    computing = [item for item in items if not _is_e2e(item)]
+    between = len(computing) // (len(waiting) + 1)
+    items.clear()
+    for item in waiting:
+        items += [item, *computing[:between]]
+        del computing[:between]
+    items += computing
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let coverage rest during a test that repeats itself: what it alone runs counts as not run."""
-    rests = item.get_closest_marker("repeats") is not None
+    """Let coverage rest during a test that repeats itself, and in e2e, whose daemons rest too.
+
+    What such a test alone runs counts as not run.
+    """
+    rests = _is_e2e(item) or item.get_closest_marker("repeats") is not None
     with _coverage(rests=rests, has_greenlets=_has_greenlets(item)):
         return (yield)
 
@@ -130,7 +149,8 @@ def database_url(shared_engines: Engines) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     _admin(
         shared_engines,
-        sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        # without fsync, copying files is half the work of logging each page
+        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
             sql.Identifier(name), sql.Identifier(_TEMPLATE)
         ),
     )
@@ -157,6 +177,15 @@ async def valkey() -> AsyncIterator[Valkey]:
     finally:
         await server.stop()
         await folder.remove()
+
+
+def _is_e2e(item: pytest.Item) -> bool:
+    return "e2e" in item.path.parts
+
+
+def _timeout_seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return marker.args[0] if marker else 0.0
 
 
 def _has_greenlets(item: pytest.Item) -> bool:
