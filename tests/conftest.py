@@ -6,9 +6,11 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import cache
 from itertools import count
 
+import httpx
 import psycopg
 import pytest
 import redis
@@ -47,30 +49,65 @@ def pytest_configure() -> None:
 def pytest_collection() -> Iterator[None]:
     """Import the tests without garbage collections, and leave them out of all later ones.
 
-    There is no garbage in them, and looking for it is a third of each worker's start.
+    There is no garbage in them, and looking for it is a third of each worker's start. What
+    importing runs is the same in each: one measures it.
     """
+    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
     gc.disable()
     try:
-        return (yield)
+        with _coverage(rests=not is_first, has_greenlets=False):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the tests that wait for processes among those that compute: no core idles.
+
+    Those that may take longest come first, so that nobody waits for the last one.
+    """
+    waiting = [item for item in items if _is_e2e(item)]
+    waiting.sort(key=_timeout_seconds, reverse=True)
+    computing = [item for item in items if not _is_e2e(item)]
+    between = len(computing) // (len(waiting) + 1)
+    items.clear()
+    for item in waiting:
+        items += [item, *computing[:between]]
+        del computing[:between]
+    items += computing
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let coverage rest during tests of the whole, and those that repeat themselves.
+    """Let coverage rest during a test that repeats itself, and in e2e, whose daemons rest too.
 
-    They would take twice the time, and what they alone run counts as not run.
+    What such a test alone runs counts as not run.
     """
-    is_of_the_whole = item.path.parent.name in {"e2e", "scenarios"}
-    if not is_of_the_whole and item.get_closest_marker("repeats") is None:
+    rests = _is_e2e(item) or item.get_closest_marker("repeats") is not None
+    with _coverage(rests=rests, has_greenlets=_has_greenlets(item)):
         return (yield)
+
+
+@contextmanager
+def _coverage(*, rests: bool, has_greenlets: bool) -> Iterator[None]:
+    """Measure coverage as cheaply as may be.
+
+    Telling greenlets apart makes each call of a function thrice as slow, in libraries too.
+    """
     tracer = sys.gettrace()
-    sys.settrace(None)
+    if tracer is None:
+        yield
+        return
+    tell_greenlets = tracer.concur_id_func
+    if not has_greenlets:
+        tracer.concur_id_func = None
+    if rests:
+        sys.settrace(None)
     try:
-        return (yield)
+        yield
     finally:
+        tracer.concur_id_func = tell_greenlets
         sys.settrace(tracer)
 
 
@@ -80,6 +117,16 @@ def engines_start_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(fast_folder()))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """Let HTTP clients share what they trust: to read it takes each of them 20 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context)
+        )
         yield
 
 
@@ -106,7 +153,8 @@ def database_url(shared_engines: Engines) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     _admin(
         shared_engines,
-        sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        # without fsync, copying files is half the work of logging each page
+        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
             sql.Identifier(name), sql.Identifier(_TEMPLATE)
         ),
     )
@@ -133,6 +181,25 @@ async def valkey() -> AsyncIterator[Valkey]:
     finally:
         await server.stop()
         await folder.remove()
+
+
+def _is_e2e(item: pytest.Item) -> bool:
+    return "e2e" in item.path.parts
+
+
+def _timeout_seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return marker.args[0] if marker else 0.0
+
+
+def _has_greenlets(item: pytest.Item) -> bool:
+    """Say whether a test may use SQLAlchemy, the one library of ours with greenlets.
+
+    It opens a database by itself, or a fixture does, perhaps one that asks for it when it runs.
+    """
+    return any(hasattr(item.module, name) for name in ("engines", "open_database")) or any(
+        name == "shared_engines" or name.endswith("_url") for name in item.fixturenames
+    )
 
 
 def _admin(running: Engines, statement: sql.Composed) -> None:

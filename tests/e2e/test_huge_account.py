@@ -14,7 +14,7 @@ from daemon_process import NO_CREDITS, Daemon, running_daemon
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 
-DEALS = int(os.environ.get("BROKERD_HUGE_DEALS", "60000"))
+DEALS = int(os.environ.get("BROKERD_HUGE_DEALS", "45000"))
 """Three spans; a million take minutes."""
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120 + DEALS // 200)]
 OTHERS = 20
@@ -129,7 +129,7 @@ async def test_a_huge_history_neither_bloats_the_node_nor_starves_the_others(
     )
     assert deals >= DEALS
     assert deals == truth
-    assert windows >= DEALS // 20_000
+    assert windows > DEALS // 20_000
     assert largest <= 20_100
     assert max(memory) - memory[0] < 80
     assert busy_ms < 5_000
