@@ -274,6 +274,7 @@ class LossyPot(MemoryPot):
         self._pots, self._probes = shared._pots, shared._probes
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(6))
 async def test_the_fleet_never_spends_more_than_its_budget(seed):
     """Two nodes, uneven demand, a pot that each of them loses for a while, and that is flushed.

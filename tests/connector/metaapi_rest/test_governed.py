@@ -253,6 +253,7 @@ def refuse_main(status: int, message: str) -> Answer:
     return answer
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("status", "message", "kind", "cause"),
     [
