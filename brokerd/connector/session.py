@@ -334,8 +334,6 @@ class LinkSession:
             self._ports.metrics.windows.labels(outcome="closed").inc()
         return pulled
 
-    # Waiting.
-
     async def _wait_up(self, session: Session) -> None:
         """Wait until terminal and broker answer; a broker that is away may stay away."""
         name = f"unheard:{self._claim.link_id}"
