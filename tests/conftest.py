@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+import structlog
 from fast_folder import fast_folder
 from hypothesis import HealthCheck, settings
 from psycopg import sql
@@ -36,9 +37,11 @@ settings.load_profile("brokerd")
 def pytest_configure() -> None:
     """Say that there is no current loop: looptime asks for one before every synchronous test.
 
-    Left unsaid, asyncio makes one for the asking, and nobody closes it.
+    Left unsaid, asyncio makes one for the asking, and nobody closes it. Tracebacks are logged
+    plainly: to draw one with rich takes half a second, and tests log hundreds.
     """
     asyncio.set_event_loop(None)
+    structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 
 @pytest.hookimpl(wrapper=True)
