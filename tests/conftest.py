@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+import structlog
 from fast_folder import fast_folder
 from hypothesis import HealthCheck, settings
 from psycopg import sql
@@ -37,10 +38,12 @@ def pytest_configure() -> None:
     """Prepare this process for its tests.
 
     There is no current loop: looptime asks for one before every synchronous test, and asyncio
-    would make one for the asking, which nobody closes. Coverage follows xdist's workers, not the
+    would make one for the asking, which nobody closes. Tracebacks are logged plainly: to draw one
+    with rich takes half a second, and tests log hundreds. Coverage follows xdist's workers, not the
     programs that tests start.
     """
     asyncio.set_event_loop(None)
+    structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
