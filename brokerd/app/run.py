@@ -51,12 +51,18 @@ async def _run(settings: Settings, orders: Orders) -> None:
     orders.listen()
     notifier = Notifier(environ=os.environ, pid=os.getpid())
     async with open_node(settings, notifier=notifier, recycle=orders.recycle) as node:
-        await serve(
-            _services(node),
-            orders=orders,
-            announce=lambda: _announce(node),
-            drain=lambda: _drain(node),
-        )
+        try:
+            await serve(
+                _services(node),
+                orders=orders,
+                announce=lambda: _announce(node),
+                drain=lambda: _drain(node),
+            )
+        finally:
+            # also after a failure: Engine.IO's tasks outlive their cancelling, and the process them
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STREAM_CLOSE_SECONDS):
+                    await node.stream.close()
 
 
 def _services(node: Node) -> Sequence[Service]:
@@ -92,9 +98,6 @@ async def _drain(node: Node) -> None:
             await node.writer.drain()
     except TimeoutError:
         log.warning("app.flush_timed_out", limit_seconds=FLUSH_SECONDS)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(STREAM_CLOSE_SECONDS):
-            await node.stream.close()
     with suppress(StoreUnavailable):  # then others bury us after a lease of silence
         await node.membership.nodes.retire(node.membership.incarnation)
     node.feed.stop()  # an open stream would keep the API from stopping

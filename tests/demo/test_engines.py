@@ -26,8 +26,10 @@ from brokerd.demo.wheels import package_folder
 from brokerd.errors import EngineFailed
 
 _LAUNCHER = """
-import asyncio, json
+import asyncio, json, signal
 from brokerd.demo.engines import engines
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs aside ignores it
 
 async def main():
     async with engines(is_durable=False) as running:

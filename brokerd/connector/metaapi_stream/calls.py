@@ -30,6 +30,7 @@ class Calls:
         self._max_abandoned = max_abandoned
         self._running: set[asyncio.Task[object]] = set()
         self._abandoned: set[asyncio.Task[object]] = set()
+        self._is_over = False
 
     def __repr__(self) -> str:
         return f"<Calls {len(self._running)} running, {len(self._abandoned)} abandoned>"
@@ -54,7 +55,13 @@ class Calls:
         task = asyncio.create_task(call, name=name)  # noqa: TID251  # what this module is for
         self._running.add(task)
         task.add_done_callback(self._end)
+        if self._is_over:
+            task.cancel()  # before its first step: nothing of it runs
         return task
+
+    def end(self) -> None:
+        """Run nothing that is started from now on: a client that is thrown away opens no socket."""
+        self._is_over = True
 
     async def wait(self, task: asyncio.Task[T], *, limit_seconds: float) -> T:
         """Wait for a started await; raises `TimedOut` when it was given up, else what it raised.

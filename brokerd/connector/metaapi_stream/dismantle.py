@@ -40,6 +40,7 @@ async def dismantle(api: MetaApi, *, calls: Calls) -> None:
         await calls.wait(closing, limit_seconds=FAREWELL_SECONDS)
     except Exception:  # noqa: BLE001, S110  # it is thrown away either way
         pass
+    calls.end()
     for instance in instances:
         instance["connected"] = False
         instance["synchronizationThrottler"].stop()

@@ -76,3 +76,15 @@ async def test_too_many_hanging_awaits_leave_no_room(metrics: Metrics) -> None:
     release.set()
     await asyncio.sleep(0.01)
     calls.check_room()
+
+
+async def test_after_the_end_nothing_runs(metrics: Metrics) -> None:
+    """A client that is thrown away opens no socket again, whatever its sockets' ends set off."""
+    calls, ran = Calls(metrics=metrics), []
+
+    async def call() -> None:
+        ran.append(1)
+
+    calls.end()
+    await asyncio.wait({calls.start(call(), name="late")})
+    assert (ran, calls.running) == ([], frozenset())
