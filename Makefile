@@ -14,8 +14,9 @@ COMPILED := $(VENV)/.compiled
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps
 # Where shells forbid keeping bytecode, each of hundreds of processes would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
-# thrice the cores of a small machine: at any time three or four wait for a process or a heartbeat
-WORKERS ?= 6
+# more than cores: many tests wait for a process, a socket or a heartbeat; with six, two cores were
+# so busy that the demo's pulls overtook its stream
+WORKERS ?= 4
 ARGS ?=
 
 help:
