@@ -124,6 +124,9 @@ async def open_redis(
         max_connections=_CONNECTIONS,
         timeout=settings.timeout_seconds,
         socket_connect_timeout=settings.timeout_seconds,
+        # every call of ours is bounded; the client's own bound is a wait_for, which on Python 3.11
+        # drops a cancellation that meets the end of its wait
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
     client = redis.Redis(connection_pool=pool)
