@@ -1,7 +1,9 @@
 """Streams on a sandbox, the SDK contained and plain, and packets fed by hand."""
 
 import asyncio
+import gc
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -281,6 +283,10 @@ async def sdk(ports: StreamPorts) -> AsyncIterator[Sdk]:
     both = Sdk(ports)
     yield both
     await both.close()
+    del both
+    with warnings.catch_warnings():  # the plain SDK forgets to close a socket that was dropped
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class DealListener(SynchronizationListener):
