@@ -161,7 +161,7 @@ async def test_f25_a_read_loop_that_dies_takes_no_other_socket_with_it(tmp_path,
         database_url,
         deals_per_minute=30,
         regions=("region-1", "region-2"),
-        program=(str(SABOTAGED),),
+        program=SABOTAGED,
     ) as rig:
         since = time.time()
         rig.daemon.process.send_signal(signal.SIGUSR1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from forked import ForkedProcess
 
 from brokerd.sandbox.server import DEFAULT_TOKEN, Sandbox
 from brokerd.sandbox.trading import TradingAccount
@@ -53,8 +54,8 @@ class Daemon:
     stream_url: str = ""  # where the stream is, if not with the rest
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
-    program: tuple[str, ...] = ("-m", "brokerd")
-    process: asyncio.subprocess.Process | None = None
+    program: Path | None = None  # brokerd itself
+    process: asyncio.subprocess.Process | ForkedProcess | None = None
 
     @property
     def log(self) -> str:
@@ -89,30 +90,31 @@ key = {{env = "TEST_KEY"}}
         self.process = await self.launch()
         await self.wait_ready()
 
-    async def launch(self) -> asyncio.subprocess.Process:
+    async def launch(self) -> asyncio.subprocess.Process | ForkedProcess:
         """Start a process of this configuration."""
-        with (self.folder / "daemon.log").open("ab") as log:
+        arguments = ("run", "--config", str(self._config()))
+        path = self.folder / "daemon.log"
+        environ = {
+            **unmeasured(os.environ),
+            "TEST_TOKEN": DEFAULT_TOKEN,
+            "TEST_DATABASE_URL": self.database_url,
+            "TEST_KEY": KEY,
+            **self.environ,
+        }
+        if self.program is None:
+            return await asyncio.to_thread(ForkedProcess, *arguments, log=path, environ=environ)
+        with path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable,
-                *self.program,
-                "run",
-                "--config",
-                str(self._config()),
+                *(sys.executable, str(self.program), *arguments),
                 stdout=log,
                 stderr=log,
-                env={
-                    **unmeasured(os.environ),
-                    "TEST_TOKEN": DEFAULT_TOKEN,
-                    "TEST_DATABASE_URL": self.database_url,
-                    "TEST_KEY": KEY,
-                    **self.environ,
-                },
+                env=environ,
             )
 
     async def wait_ready(self) -> None:
         """Wait for /readyz; fails with the log when the process ended."""
         async with self.client() as client:
-            for _ in range(300):
+            for _ in range(150):
                 if self.process.returncode is not None:
                     raise AssertionError(self.log)
                 try:
@@ -120,7 +122,7 @@ key = {{env = "TEST_KEY"}}
                         return
                 except httpx.TransportError:
                     pass
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
         raise AssertionError(f"never ready:\n{self.log}")
 
     def client(self) -> httpx.AsyncClient:
@@ -184,10 +186,10 @@ key = {{env = "TEST_KEY"}}
 
     async def wait_phase(self, link_id: str, phase: str, *, limit_seconds: float = 20) -> None:
         """Wait until a link is in a phase."""
-        for _ in range(int(limit_seconds / 0.05)):
+        for _ in range(int(limit_seconds / 0.2)):
             if (await self.status(link_id))["phase"] == phase:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
         raise AssertionError(f"{link_id} never {phase}: {await self.status(link_id)}\n{self.log}")
 
     async def kill(self) -> None:
