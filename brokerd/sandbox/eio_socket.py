@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 import structlog
 
@@ -59,4 +60,5 @@ class Socket:
         self._waiting.clear()
         self.wake.set()
         if self.transport is not None:
-            self.transport.abort()
+            with suppress(AttributeError):  # CPython 3.11.2's of TLS, when it was closed twice
+                self.transport.abort()

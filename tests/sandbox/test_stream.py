@@ -1,5 +1,8 @@
 """The stream shows the truth: subscriptions, synchronizations, updates, requests."""
 
+import asyncio
+import ssl
+from asyncio import sslproto
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -8,6 +11,7 @@ import msgspec
 import pytest
 
 from brokerd.sandbox import wire
+from brokerd.sandbox.eio_socket import Socket
 from brokerd.sandbox.facts import ConnectionStatus, ProvisioningState
 from brokerd.sandbox.habits import Past
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
@@ -357,3 +361,18 @@ async def test_a_dropped_client_leaves_nothing_behind(connect: Connect) -> None:
                 await client.read_for(5)
         assert len(sandbox.stream.registry) == 0
         sandbox.market.trade(account)
+
+
+@pytest.mark.parametrize("closes", [0, 1, 2])
+async def test_a_tls_client_is_cut_however_often_it_was_closed(closes: int) -> None:
+    """On CPython 3.11.2 the TLS transport itself fails when it is aborted after two closes."""
+    loop = asyncio.get_running_loop()
+    context = ssl.create_default_context()
+    protocol = sslproto.SSLProtocol(loop, asyncio.Protocol(), context, loop.create_future())
+    socket = Socket(sid="a", client_id=None, token="t", now=0.0)
+    socket.transport = protocol._get_app_transport()
+    for _ in range(closes):
+        socket.transport.close()
+    socket.abort()
+    assert not socket.is_open
+    assert socket.transport.is_closing()
