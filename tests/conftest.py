@@ -7,11 +7,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
-from functools import cache
 from itertools import count, groupby
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 import redis
@@ -148,16 +146,6 @@ def engines_start_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(fast_folder()))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def certificates_are_read_once() -> Iterator[None]:
-    """Let HTTP clients share what they trust: to read it takes each of them 20 ms."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context)
-        )
         yield
 
 
