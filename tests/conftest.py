@@ -46,6 +46,7 @@ def pytest_configure() -> None:
     programs that tests start.
     """
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+    os.environ.pop("SSL_CERT_FILE", None)
     asyncio.set_event_loop(None)
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -283,11 +283,11 @@ async def sdk(ports: StreamPorts) -> AsyncIterator[Sdk]:
     both = Sdk(ports)
     yield both
     await both.close()
-    is_plain = bool(both._plain)
+    if not both._plain:
+        return
     del both
-    with warnings.catch_warnings():
-        if is_plain:  # it forgets to close a socket that was dropped
-            warnings.simplefilter("ignore", ResourceWarning)
+    with warnings.catch_warnings():  # it forgets to close a socket that was dropped
+        warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
