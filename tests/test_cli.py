@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+from forked import brokerd
 
 _ENVIRONMENT = {
     "BROKERD_NODE_NAME": "node-1",
@@ -20,14 +22,7 @@ _ENVIRONMENT = {
 
 def _brokerd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("BROKERD_")}
-    return subprocess.run(
-        [sys.executable, "-m", "brokerd", *arguments],
-        env=clean | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-    )
+    return brokerd(*arguments, environ=clean | environ)
 
 
 def test_check_config_says_ok() -> None:
@@ -126,8 +121,11 @@ def test_check_config_imports_no_sdk() -> None:
 
 def test_version_and_help() -> None:
     """The version is that of the installed package; without a command help is shown."""
-    assert _brokerd("version").stdout.strip()
-    assert "check-config" in _brokerd("--help").stdout
+    command = [sys.executable, "-m", "brokerd", "version"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert result.stdout.strip() == version("brokerd")
+    for words in ((), ("--help",)):
+        assert "check-config" in _brokerd(*words).stdout
 
 
 def test_no_option_takes_a_secret() -> None:

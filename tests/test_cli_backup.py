@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import psycopg
 import pytest
 
@@ -28,14 +28,7 @@ def brokerd(database_url, shared_engines):
             "BROKERD_DATABASE__URL": database_url,
             "BROKERD_API__KEY": "planted-key-0123456789",
         }
-        return subprocess.run(
-            [sys.executable, "-m", "brokerd", *arguments],
-            env=clean | settings | environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=50,
-        )
+        return forked.brokerd(*arguments, environ=clean | settings | environ)
 
     return run
 

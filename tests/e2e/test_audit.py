@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import sys
 from contextlib import AsyncExitStack, closing
 
 import httpx
 import psycopg
 import pytest
 from daemon_process import KEY, running_daemon, unmeasured
+from forked import brokerd
 
 from brokerd.sandbox.server import DEFAULT_TOKEN, SandboxSettings, running_sandbox
 
@@ -21,21 +21,16 @@ MONTHS_SECONDS = 80 * 86_400
 
 async def run_audit(daemon, *arguments):
     """Run the command with a daemon's own configuration; return exit code, table and the rest."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "brokerd", "audit"),
-        *("--config", str(daemon.folder / "brokerd.toml"), *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            **unmeasured(os.environ),
-            "TEST_TOKEN": DEFAULT_TOKEN,
-            "TEST_DATABASE_URL": daemon.database_url,
-            "TEST_KEY": KEY,
-        },
-    )
-    out, err = await process.communicate()
-    rows = {line.split()[0]: line.split()[1:] for line in out.decode().splitlines() if line.strip()}
-    return process.returncode, rows, err.decode()
+    environ = {
+        **unmeasured(os.environ),
+        "TEST_TOKEN": DEFAULT_TOKEN,
+        "TEST_DATABASE_URL": daemon.database_url,
+        "TEST_KEY": KEY,
+    }
+    words = ("audit", "--config", str(daemon.folder / "brokerd.toml"), *arguments)
+    done = await asyncio.to_thread(brokerd, *words, environ=environ)
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    return done.returncode, rows, done.stderr
 
 
 def tamper(url):

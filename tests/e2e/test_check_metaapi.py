@@ -3,10 +3,10 @@
 import asyncio
 import os
 import re
-import sys
 
 import pytest
 from daemon_process import unmeasured
+from forked import brokerd
 
 from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.limits import CreditLimits, Window
@@ -38,28 +38,18 @@ url = {{env = "TEST_DATABASE_URL"}}
 key = {{env = "TEST_KEY"}}
 """
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "brokerd",
-        "check-metaapi",
-        "--config",
-        str(path),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            **unmeasured(os.environ),
-            "TEST_TOKEN": token,
-            "TEST_DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere",
-            "TEST_KEY": "k" * 32,
-            "COLUMNS": "200",
-        },
-    )
-    out, err = (each.decode() for each in await process.communicate())
-    assert "planted-secret" not in out + err
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
+    environ = {
+        **unmeasured(os.environ),
+        "TEST_TOKEN": token,
+        "TEST_DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere",
+        "TEST_KEY": "k" * 32,
+        "COLUMNS": "200",
+    }
+    words = ("check-metaapi", "--config", str(path), *arguments)
+    done = await asyncio.to_thread(brokerd, *words, environ=environ)
+    assert "planted-secret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 def verdicts(out):

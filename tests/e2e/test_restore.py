@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import sys
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
+import forked
 import psycopg
 import pytest
 from daemon_process import KEY, NO_CREDITS, running_daemon, unmeasured
@@ -56,22 +56,17 @@ async def until_true(url: str, accounts, *, limit_seconds: float = 15) -> None:
 
 async def brokerd(*words: str, url: str, programs: Path) -> str:
     """Run a command as an operator would; return what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "brokerd", *words),
-        env={
-            **unmeasured(os.environ),
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "BROKERD_NODE_NAME": "node-1",
-            "BROKERD_METAAPI__TOKENS__MAIN": DEFAULT_TOKEN,
-            "BROKERD_DATABASE__URL": url,
-            "BROKERD_API__KEY": KEY,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    environ = {
+        **unmeasured(os.environ),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "BROKERD_NODE_NAME": "node-1",
+        "BROKERD_METAAPI__TOKENS__MAIN": DEFAULT_TOKEN,
+        "BROKERD_DATABASE__URL": url,
+        "BROKERD_API__KEY": KEY,
+    }
+    done = await asyncio.to_thread(forked.brokerd, *words, environ=environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 async def follow(daemon, after: str | None) -> tuple[list[dict], str]:

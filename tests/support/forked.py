@@ -1,12 +1,15 @@
 """`brokerd` in a process of its own that starts at once: a fork of one that has imported it.
 
-Importing takes a daemon longer than anything else it does in most tests, and they start dozens.
+Importing takes a daemon and a command longer than anything else they do in most tests, and those
+start dozens.
 """
 
 import asyncio
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,13 +17,32 @@ from brokerd.cli import main
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["brokerd.app.run"])
+_PATIENCE_SECONDS = 50
+
+
+def brokerd(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, to be used like `subprocess.run` with its output captured.
+
+    It is killed when it takes too long; its code is then that of the signal.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = _forks.Process(target=_run, args=(arguments, output, errors, dict(environ)))
+        process.start()
+        process.join(_PATIENCE_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        return subprocess.CompletedProcess(
+            arguments, process.exitcode, output.read_text(), errors.read_text()
+        )
 
 
 class ForkedProcess:
-    """One run of the command line; to be used like `asyncio.subprocess.Process`."""
+    """One run of the command line, to be used like `asyncio.subprocess.Process`; `log` gets all."""
 
     def __init__(self, *arguments: str, log: Path, environ: Mapping[str, str]) -> None:
-        self._process = _forks.Process(target=_run, args=(arguments, log, dict(environ)))
+        self._process = _forks.Process(target=_run, args=(arguments, log, log, dict(environ)))
         self._process.start()
         self.pid = self._process.pid
 
@@ -48,11 +70,11 @@ class ForkedProcess:
         return self._process.exitcode
 
 
-def _run(arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
+def _run(arguments: Sequence[str], output: Path, errors: Path, environ: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environ)
-    with log.open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    for number, path in ((1, output), (2, errors)):
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), number)
     sys.argv = ["brokerd", *arguments]
     main()
