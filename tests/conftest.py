@@ -36,14 +36,14 @@ settings.register_profile("brokerd", deadline=None, suppress_health_check=[Healt
 settings.load_profile("brokerd")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Prepare this process for its tests.
 
     There is no current loop: looptime asks for one before every synchronous test, and asyncio
     would make one for the asking, which nobody closes. Tracebacks are logged plainly: to draw one
     with rich takes half a second, and tests log hundreds. No HTTP client and no daemon reads the
-    world's certificates, 20 ms each time: here are none. Coverage follows xdist's workers, not the
-    programs that tests start.
+    world's certificates, 20 ms each time: here are none. Coverage follows xdist's workers, neither
+    the process that hands out the tests nor the programs that tests start.
     """
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
     os.environ.pop("SSL_CERT_FILE", None)
@@ -51,6 +51,8 @@ def pytest_configure() -> None:
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    elif config.getoption("numprocesses", None):
+        sys.settrace(None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 import time
 
 import pytest
@@ -40,6 +41,7 @@ def test_a_reader_that_stands_still_stops_nobody():
             told.append(json.loads(reader.readline()))
             if len(told) == 300:
                 log.info("test.happened", number=9_999)
+        lines.stop()
     events = [line["event"] for line in told]
     dropped = [event for event in events if event.startswith("log lines dropped: ")]
     assert len(dropped) == 1
@@ -58,9 +60,18 @@ def test_the_last_lines_are_written_before_the_end(capfd):
 def test_a_stuck_log_keeps_nobody_from_ending():
     """A pipe that nobody reads costs two seconds at most."""
     reading, writing = os.pipe()
-    with os.fdopen(reading), os.fdopen(writing, "w") as stream:
-        began_at = time.monotonic()
-        with logging_aside(level="info", stream=stream):
-            for _ in range(2_000):
-                structlog.get_logger("test").info("test.happened", filler="x" * 200)
-        assert time.monotonic() - began_at < 4.0
+    with os.fdopen(writing, "w") as stream:
+        with os.fdopen(reading):
+            began_at = time.monotonic()
+            with logging_aside(level="info", stream=stream):
+                for _ in range(2_000):
+                    structlog.get_logger("test").info("test.happened", filler="x" * 200)
+            assert time.monotonic() - began_at < 4.0
+        _wait_for_writers()
+
+
+def _wait_for_writers():
+    """Wait until no thread writes: its file's number may be that of another test's file next."""
+    for thread in threading.enumerate():
+        if thread.name == "log":
+            thread.join()

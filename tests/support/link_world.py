@@ -587,7 +587,7 @@ class World:
         while not is_met():
             waited = self.clock.monotonic() - began_at
             assert waited <= within, f"not within {within} s; {self.status}"
-            await asyncio.sleep(0.05 if within <= 60 else 0.5)
+            await asyncio.sleep(min(max(0.05, within / 1_200), 5.0))
         return self.clock.monotonic() - began_at
 
     async def until_phase(self, phase: Phase, *, within: float = 30.0) -> float:
