@@ -43,10 +43,10 @@ def test_a_reader_that_stands_still_stops_nobody():
                 log.info("test.happened", number=9_999)
         lines.stop()
     events = [line["event"] for line in told]
-    dropped = [event for event in events if event.startswith("log lines dropped: ")]
-    assert len(dropped) == 1
-    seen = sum(event == "test.happened" for event in events)
-    assert seen + int(dropped[0].rsplit(" ", 1)[1]) == 5_001
+    notes = [event for event in events if event.startswith("log lines dropped: ")]
+    dropped = sum(int(note.rsplit(" ", 1)[1]) for note in notes)
+    assert dropped > 4_000, "the pipe holds some 250 lines, and 500 wait"
+    assert dropped + events.count("test.happened") == 5_001
 
 
 def test_the_last_lines_are_written_before_the_end(capfd):
