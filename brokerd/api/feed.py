@@ -166,8 +166,7 @@ class Feed:
         self._recent_bytes += len(each.frame)
         if self._recent_bytes > _RECENT_BYTES:
             self._trim()
-        event = each.event
-        for scope in (("user", event.user_id), ("link", event.link_id), ("all", None)):
+        for scope in (("user", each.user_id), ("link", each.link_id), ("all", None)):
             for subscription in tuple(self._subscribers.get(scope, ())):
                 subscription.offer(each)
 
@@ -193,7 +192,7 @@ class Feed:
     def _remembered(self, after: FeedCursor, wanted: FeedFilter, limit: int) -> ToldPage:
         found: list[Told] = []
         for each in self._recent[bisect_right(self._recent, after, key=_cursor) :]:
-            if wanted.admits(each.event):
+            if wanted.admits(each):
                 found.append(each)
             if len(found) == limit:
                 return ToldPage(items=tuple(found), through=each.cursor, is_whole=False)

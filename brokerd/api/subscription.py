@@ -37,7 +37,7 @@ class Subscription:
 
     def offer(self, told: Told) -> None:
         """Take what the feed tells, if it is wanted and new here."""
-        if self.end or told.cursor <= self._after or not self.wanted.admits(told.event):
+        if self.end or told.cursor <= self._after or not self.wanted.admits(told):
             return
         self._waiting.append(told)
         self._bytes += len(told.frame)

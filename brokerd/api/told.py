@@ -6,21 +6,29 @@ import msgspec
 
 from brokerd.api.bodies import EventBody
 from brokerd.api.cursor import event_cursor
-from brokerd.ledger.feed import FeedCursor, FeedEvent
+from brokerd.domain import LinkId, UserId
+from brokerd.ledger.feed import EventType, FeedCursor, FeedEvent
+
+_DATA = b"\ndata: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """An event, its JSON, and the frame that carries it in an event stream."""
+    """An event as the frame that carries it, and what subscribers choose it by.
 
-    event: FeedEvent
-    body: bytes
+    Thousands are kept, so each is kept once: its JSON is cut out of its frame.
+    """
+
+    cursor: FeedCursor
+    type: EventType
+    link_id: LinkId
+    user_id: UserId
     frame: bytes
 
     @property
-    def cursor(self) -> FeedCursor:
-        """Return the event's place in the feed."""
-        return self.event.cursor
+    def body(self) -> bytes:
+        """Return the event's JSON."""
+        return self.frame.rpartition(_DATA)[2].rstrip()
 
 
 def told(event: FeedEvent) -> Told:
@@ -40,7 +48,13 @@ def told(event: FeedEvent) -> Told:
             payload=msgspec.Raw(event.payload.encode()),
         )
     )
-    return Told(event=event, body=body, frame=frame(event_id, event.type, body))
+    return Told(
+        cursor=event.cursor,
+        type=event.type,
+        link_id=event.link_id,
+        user_id=event.user_id,
+        frame=frame(event_id, event.type, body),
+    )
 
 
 def frame(event_id: str, event_type: str, body: bytes) -> bytes:

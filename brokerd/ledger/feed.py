@@ -9,7 +9,7 @@ when another did so since its snapshot, and its transaction id is taken after th
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from brokerd.domain import AccountId, DealId, LinkId, Proof, UserId
 
@@ -71,6 +71,22 @@ class FeedEvent:
     created_at: datetime
 
 
+class Addressed(Protocol):
+    """What readers choose an event by."""
+
+    @property
+    def type(self) -> EventType:
+        """Say what it tells of."""
+
+    @property
+    def link_id(self) -> LinkId:
+        """Return the link it tells of."""
+
+    @property
+    def user_id(self) -> UserId:
+        """Return the user it belongs to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedFilter:
     """Which events a reader wants; what is None, and no types at all, means any."""
@@ -79,7 +95,7 @@ class FeedFilter:
     link_id: LinkId | None = None
     types: frozenset[EventType] = field(default_factory=frozenset)
 
-    def admits(self, event: FeedEvent) -> bool:
+    def admits(self, event: Addressed) -> bool:
         """Say whether the reader wants this event."""
         return (
             self.user_id in {None, event.user_id}

@@ -5,6 +5,7 @@ Polls are made so slow that whatever comes early came by a hint; the figures are
 
 import asyncio
 import itertools
+import json
 import os
 import signal
 import sys
@@ -88,7 +89,7 @@ class Node:
             while True:
                 await subscription.wait(60)
                 for told in subscription.take(1_000):
-                    key = told.event.deal_id or told.event.type
+                    key = json.loads(told.body).get("dealId") or told.type
                     assert key not in self.heard_at
                     self.heard_at[key] = asyncio.get_running_loop().time()
 
