@@ -256,10 +256,12 @@ def _deal_id(record: _DealRecord, platform: Platform | None) -> DealId:
 
 def _number(value: float, field: str) -> Decimal:
     """Apply the money rule of the module's docstring."""
+    if not value:  # most deals' swap and commission
+        return _ZERO
     text = f"{value:.15g}"
     _, _, fraction = text.partition(".")
     if len(fraction) <= _DECIMALS and "e" not in text and "n" not in text:
-        return Decimal(text) or _ZERO  # or: minus zero
+        return Decimal(text)
     exact = Decimal(text)
     if not exact.is_finite() or abs(exact) >= _LIMIT:
         raise ValueError(f"`{field}` is {text}, not an amount below 10^15")

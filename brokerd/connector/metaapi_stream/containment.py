@@ -64,7 +64,7 @@ def contain_client(api: MetaApi, *, parts: ClientParts, calls: Calls, hooks: Cli
     subscriptions.tell_refusals(ws, hooks.refuse)
     subscriptions.tell_subscription_limit(ws, hooks.tell_limit)
     subscriptions.refresh_no_accounts(ws)
-    subscriptions.refresh_subscriptions_aside(ws, calls)
+    subscriptions.refresh_no_quotes(ws)
     requests.shield_domain_settings(domain_client, calls)
     requests.fetch_no_hashing_lists(api._terminal_hash_manager)
     requests.measure_no_latency(ws)

@@ -10,7 +10,7 @@ from brokerd.connector.ports import Disconnected, Synchronized
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
 
 QUIET = SandboxSettings(deals_per_account_minute=0)
-REQUESTS = {"subscribe", "synchronize", "refreshMarketDataSubscriptions", "unsubscribe"}
+REQUESTS = {"subscribe", "synchronize", "unsubscribe"}
 
 Make = Callable[..., Any]
 

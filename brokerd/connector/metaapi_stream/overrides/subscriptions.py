@@ -7,7 +7,6 @@ from metaapi_cloud_sdk.clients.error_handler import UnauthorizedException
 from metaapi_cloud_sdk.clients.metaapi.metaapi_websocket_client import MetaApiWebsocketClient
 from metaapi_cloud_sdk.metaapi.terminal_state import TerminalState
 
-from brokerd.connector.metaapi_stream.calls import Calls
 from brokerd.connector.metaapi_stream.overrides.replacing import replace
 
 UNSUBSCRIBE_SECONDS = 3.0
@@ -99,20 +98,19 @@ def refresh_no_accounts(ws: MetaApiWebsocketClient) -> None:
     replace(ws._subscription_manager, "refresh_account", refresh_account)
 
 
-def refresh_subscriptions_aside(ws: MetaApiWebsocketClient, calls: Calls) -> None:
-    """A11: the account's events do not wait for an answer to a request about quotes.
+def refresh_no_quotes(ws: MetaApiWebsocketClient) -> None:
+    """A11: no request about quotes, whose answer an account's events would wait for.
 
-    The SDK sends the request from the account's event queue and stops the queue until the answer.
+    It keeps subscriptions to quotes from expiring, as the SDK says, and we have none. The SDK
+    sends it at each synchronization, a third of all we say then, and every five minutes.
     """
-    refresh = ws.refresh_market_data_subscriptions
 
-    async def refresh_aside(
-        account_id: str, instance_number: int, quotes: list[dict[str, object]]
+    async def refresh_market_data_subscriptions(
+        _account_id: str, _instance_number: int, _quotes: list[dict[str, object]]
     ) -> None:
-        call = refresh(account_id, instance_number, quotes)
-        calls.start(call, name=f"sdk-refresh:{account_id}:{instance_number}")
+        return
 
-    replace(ws, "refresh_market_data_subscriptions", refresh_aside)
+    replace(ws, "refresh_market_data_subscriptions", refresh_market_data_subscriptions)
 
 
 def offer_hashes(state: TerminalState, hashes: Callable[[], Sequence[str]]) -> None:
