@@ -210,11 +210,6 @@ def _is_e2e(item: pytest.Item) -> bool:
     return "e2e" in item.path.parts
 
 
-def _timeout_seconds(item: pytest.Item) -> float:
-    marker = item.get_closest_marker("timeout")
-    return marker.args[0] if marker else 0.0
-
-
 def _has_greenlets(item: pytest.Item) -> bool:
     """Say whether a test may use SQLAlchemy, the one library of ours with greenlets.
 
