@@ -124,8 +124,7 @@ async def test_two_demos_from_nothing_to_proven_ledgers(folder: Path) -> None:
     assert (plenty["live"], plenty["queued"], plenty["max_live_seen"]) == (6, 0, 6)
     seen = plenty["first_seen_by"]
     assert seen["stream"] > 5
-    # of so few, one may happen in the very moment of a pull
-    assert seen["pull"] <= max(1, 0.05 * (seen["stream"] + seen["pull"]))
+    assert seen["stream"] >= 0.95 * (seen["stream"] + seen["pull"])
     assert plenty["deal_to_commit_ms"]["p50"] < 1_000
     assert (few["queued"], few["queue_positions"]) == (4, [1, 2, 3, 4])
     assert 0 < few["max_live_seen"] <= 2
@@ -185,7 +184,7 @@ async def test_an_interrupt_ends_the_run_in_order(folder: Path) -> None:
     assert left_in(folder) == []
 
 
-@pytest.mark.parametrize("delay_seconds", [0.7, 2.0])
+@pytest.mark.parametrize("delay_seconds", [0.7, 1.5, 2.5])
 async def test_an_interrupt_while_it_starts_ends_it_at_once(
     folder: Path, delay_seconds: float
 ) -> None:

@@ -180,16 +180,11 @@ def tell_named(name, *, seed):
 @pytest.mark.repeats
 @pytest.mark.parametrize("name", STORIES)
 def test_a_story_ends_well_and_can_be_retold(name):
-    """The same seed leaves the same trace, byte for byte."""
+    """The same seed leaves the same trace, byte for byte; another seed another one."""
     first = tell_named(name, seed=1)
     assert len(first.lines) > 20
     assert tell_named(name, seed=1).text == first.text
-
-
-def test_another_seed_tells_another_story():
-    """What is compared is not the same whatever happens."""
-    name = "storm of 429"
-    assert tell_named(name, seed=2).text != tell_named(name, seed=1).text
+    assert tell_named(name, seed=2).text != first.text
 
 
 def test_another_process_tells_the_same_story():
