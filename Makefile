@@ -1,6 +1,6 @@
 # Everything a newcomer needs. `make PYTHON=/usr/bin/python3 test` chooses the interpreter.
 
-.PHONY: help demo test lint fmt bench clean
+.PHONY: help demo test coverage lint fmt bench clean
 .DEFAULT_GOAL := help
 
 # The first interpreter that is new enough; the stamp below keeps it from being asked twice.
@@ -16,27 +16,28 @@ PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-
 unexport PYTHONDONTWRITEBYTECODE
 # more than cores: many tests wait for a process, a socket or a heartbeat; with six, two cores may be
 # so busy that the demo's pulls overtake its stream
-WORKERS ?= 5
+WORKERS ?= 6
+SHARED = -n $(WORKERS) --maxschedchunk=1
 ARGS ?=
 
 help:
 	@echo 'make demo  ARGS="--accounts 25 --seconds 30"   PostgreSQL, Valkey, sandbox and daemon, from nothing'
-	@echo 'make test  ARGS="-k ledger"                    all tests with the coverage gate; without it with ARGS'
+	@echo 'make test  ARGS="-k ledger"                    all tests, or those that ARGS choose'
+	@echo 'make coverage                                  the tests of parts again, with the coverage gate'
 	@echo 'make lint | fmt | bench | clean'
 
 demo: $(READY)
 	@$(BIN)/brokerd demo $(ARGS)
 
-# Coverage follows the workers (`patch` in pyproject.toml, `pytest_configure` in conftest.py).
 test: $(COMPILED)
-ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest $(or $(ARGS),-q $(SHARED))
+
+# Measuring takes as long again, and whole nodes, processes of their own, add nothing to it.
+coverage: $(COMPILED)
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -n $(WORKERS) --maxschedchunk=1
+	$(BIN)/coverage run -m pytest -q $(SHARED) -m 'not e2e' --ignore=tests/scenarios
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
-else
-	$(BIN)/python -m pytest $(ARGS)
-endif
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,11 +3,10 @@
 import asyncio
 import gc
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
-from itertools import count, groupby
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -36,23 +35,18 @@ settings.register_profile("brokerd", deadline=None, suppress_health_check=[Healt
 settings.load_profile("brokerd")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Prepare this process for its tests.
 
     There is no current loop: looptime asks for one before every synchronous test, and asyncio
     would make one for the asking, which nobody closes. Tracebacks are logged plainly: to draw one
     with rich takes half a second, and tests log hundreds. No HTTP client and no daemon reads the
-    world's certificates, 20 ms each time: here are none. Coverage follows xdist's workers, neither
-    the process that hands out the tests nor the programs that tests start.
+    world's certificates, 20 ms each time: here are none.
     """
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
     os.environ.pop("SSL_CERT_FILE", None)
     asyncio.set_event_loop(None)
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-    elif config.getoption("numprocesses", None):
-        sys.settrace(None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,14 +54,11 @@ def pytest_collection() -> Iterator[None]:
     """Import the tests without garbage collections, and leave them out of all later ones.
 
     There is no garbage in them, and looking for it is a third of each worker's start. Tests leave
-    little, so that it is looked for seldom. What importing runs is the same in each worker: one
-    measures it.
+    little, so that it is looked for seldom.
     """
-    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
     gc.disable()
     try:
-        with _coverage(rests=not is_first, has_greenlets=False):
-            return (yield)
+        return (yield)
     finally:
         gc.freeze()
         gc.set_threshold(_NEW_OBJECTS)
@@ -75,27 +66,6 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say during which tests coverage rests, and put all in the order that takes least time."""
-    for item in _with_nothing_new(items):
-        item.add_marker("repeats")
-    _spread(items)
-
-
-def _with_nothing_new(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """Yield the tests of whole nodes, and all arguments of a test but its first and last.
-
-    They run what others run already. The first and last differ in kind: memory and PostgreSQL.
-    """
-    for _, group in groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
-        first, *others = group
-        if {"e2e", "scenarios"}.intersection(first.path.parts):
-            yield first
-            yield from others
-        else:
-            yield from others[:-1]
-
-
-def _spread(items: list[pytest.Item]) -> None:
     """Spread the tests that wait for processes among those that compute: no core idles.
 
     Otherwise they are mixed at random, the same in every worker; none that may take long is last.
@@ -109,39 +79,6 @@ def _spread(items: list[pytest.Item]) -> None:
         items += [item, *computing[:between]]
         del computing[:between]
     items += computing
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let coverage rest during a test that repeats what itself or others run.
-
-    What such a test alone runs counts as not run.
-    """
-    rests = item.get_closest_marker("repeats") is not None
-    with _coverage(rests=rests, has_greenlets=_has_greenlets(item)):
-        return (yield)
-
-
-@contextmanager
-def _coverage(*, rests: bool, has_greenlets: bool) -> Iterator[None]:
-    """Measure coverage as cheaply as may be.
-
-    Telling greenlets apart makes each call of a function thrice as slow, in libraries too.
-    """
-    tracer = sys.gettrace()
-    if tracer is None:
-        yield
-        return
-    tell_greenlets = tracer.concur_id_func
-    if not has_greenlets:
-        tracer.concur_id_func = None
-    if rests:
-        sys.settrace(None)
-    try:
-        yield
-    finally:
-        tracer.concur_id_func = tell_greenlets
-        sys.settrace(tracer)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -208,16 +145,6 @@ async def valkey() -> AsyncIterator[Valkey]:
 
 def _is_e2e(item: pytest.Item) -> bool:
     return "e2e" in item.path.parts
-
-
-def _has_greenlets(item: pytest.Item) -> bool:
-    """Say whether a test may use SQLAlchemy, the one library of ours with greenlets.
-
-    It opens a database by itself, or a fixture does, perhaps one that asks for it when it runs.
-    """
-    return any(hasattr(item.module, name) for name in ("engines", "open_database")) or any(
-        name == "shared_engines" or name.endswith("_url") for name in item.fixturenames
-    )
 
 
 def _admin(running: Engines, statement: sql.Composed) -> None:

@@ -30,7 +30,7 @@ url = {{ file = "redis-url" }}
 port = 0
 key = {{ file = "api-key" }}
 
-# pulls and proofs every three seconds are more than MetaApi sells, and the sandbox counts none
+# pulls and proofs every few seconds are more than MetaApi sells; the sandbox counts none
 [governor]
 user_credits_per_second = 0
 user_credits_per_minute = 0
@@ -50,7 +50,7 @@ sync_stall_seconds = 20
 suspect_seconds = 6
 silence_seconds = 10
 probe_seconds = 2
-rolling_interval_seconds = 3
+rolling_interval_seconds = 10
 removal_recheck_seconds = 2
 proof_interval_seconds = 3
 proof_retry_seconds = 1

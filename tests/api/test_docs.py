@@ -63,7 +63,6 @@ def test_metrics():
     assert listed == defined
 
 
-@pytest.mark.repeats
 def test_metrics_are_defined_in_one_place():
     """No other module makes a metric that the list would not know of."""
     kinds = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
@@ -74,7 +73,6 @@ def test_metrics_are_defined_in_one_place():
                 assert not made or path.name == "telemetry.py", path
 
 
-@pytest.mark.repeats
 def test_log_events_are_written_where_they_can_be_found():
     """Each by a constant name, by `log` itself or by a `level` chosen of its methods."""
     for path in (ROOT / "brokerd").rglob("*.py"):
@@ -101,7 +99,6 @@ def _is_named(node, name):
     return isinstance(node, ast.Name) and node.id == name
 
 
-@pytest.mark.repeats
 def test_log_events():
     """docs/events.md lists every event that is logged, and no other; names have one form."""
     logged = logged_events()

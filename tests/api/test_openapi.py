@@ -22,7 +22,6 @@ OPERATIONS = [
 KEY = {"Authorization": "Bearer 0123456789abcdef0123456789abcdef"}
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda part: part)
 def test_answers_are_as_described(new_api, method, path, mode):

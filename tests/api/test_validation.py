@@ -158,7 +158,6 @@ def test_what_is_no_json(raw):
         read_spec(raw, limits=LIMITS)
 
 
-@pytest.mark.repeats
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),

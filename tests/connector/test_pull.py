@@ -146,7 +146,6 @@ async def test_a_long_history_is_pulled_in_spans_of_so_many_pages():
             assert not each.missing
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("count", [1_000, 1_001, 1_999, 2_000, 2_001, 5_000])
 async def test_deals_of_one_time_stay_in_one_span(count):
     """However many deals share a time, the span that reads them reads them all."""

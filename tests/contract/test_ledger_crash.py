@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from daemon_process import unmeasured
 from forking import EXIT_FENCED
 from ledger_child import TRUTH, WINDOW_END, run_writer, write_of
 from ledger_rig import PostgresRig, check_ledger
@@ -159,7 +158,7 @@ async def fork_server(url: str) -> asyncio.subprocess.Process:
         *(sys.executable, str(CHILD)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=unmeasured(os.environ) | {"TEST_DATABASE_URL": url},
+        env=os.environ | {"TEST_DATABASE_URL": url},
     )
 
 

@@ -476,7 +476,6 @@ async def opened(url: str | None) -> AsyncIterator[Rig | None]:
         yield PostgresRig(database)
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("kind", "examples"), [pytest.param(k, n, id=k) for k, n in (("memory", 100), ("postgres", 30))]
 )

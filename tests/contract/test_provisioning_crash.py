@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from daemon_process import unmeasured
 from money_child import SECRETS, bring_up, provisioning
 from prometheus_client import CollectorRegistry
 
@@ -142,7 +141,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
             *(sys.executable, str(CHILD)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=unmeasured(os.environ) | environ,
+            env=os.environ | environ,
         )
         try:
             yield Stage(sandbox, opened, database_url, child)

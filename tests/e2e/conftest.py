@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from daemon_process import unmeasured
 
 from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.outages import is_second
@@ -79,7 +78,7 @@ def plain_sdk(tmp_path: Path) -> RunPlainSdk:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(PLAIN_SDK), *target, "--account", account.metaapi_id),
             cwd=tmp_path,  # the SDK writes its history into the working directory
-            env=unmeasured(os.environ) | {"METAAPI_TOKEN": sandbox.settings.token} | trust,
+            env=os.environ | {"METAAPI_TOKEN": sandbox.settings.token} | trust,
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, closing
 import httpx
 import psycopg
 import pytest
-from daemon_process import KEY, running_daemon, unmeasured
+from daemon_process import KEY, running_daemon
 from forked import brokerd
 
 from brokerd.sandbox.server import DEFAULT_TOKEN, SandboxSettings, running_sandbox
@@ -22,7 +22,7 @@ MONTHS_SECONDS = 80 * 86_400
 async def run_audit(daemon, *arguments):
     """Run the command with a daemon's own configuration; return exit code, table and the rest."""
     environ = {
-        **unmeasured(os.environ),
+        **os.environ,
         "TEST_TOKEN": DEFAULT_TOKEN,
         "TEST_DATABASE_URL": daemon.database_url,
         "TEST_KEY": KEY,

@@ -5,7 +5,6 @@ import os
 import re
 
 import pytest
-from daemon_process import unmeasured
 from forked import brokerd
 
 from brokerd.sandbox.faults import Fault, FaultKind
@@ -39,7 +38,7 @@ key = {{env = "TEST_KEY"}}
 """
     )
     environ = {
-        **unmeasured(os.environ),
+        **os.environ,
         "TEST_TOKEN": token,
         "TEST_DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere",
         "TEST_KEY": "k" * 32,

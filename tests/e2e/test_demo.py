@@ -15,7 +15,6 @@ from random import Random
 
 import httpx
 import pytest
-from daemon_process import unmeasured
 from rich.console import Console
 
 from brokerd.clock import SystemClock
@@ -45,7 +44,7 @@ async def started_demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.s
     """Start a demo whose folders lie in `folder`; it is killed if the block leaves it running."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brokerd", "demo", *arguments),
-        env={**unmeasured(os.environ), "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import forked
 import psycopg
 import pytest
-from daemon_process import KEY, NO_CREDITS, running_daemon, unmeasured
+from daemon_process import KEY, NO_CREDITS, running_daemon
 
 from brokerd.demo.engines import engines
 from brokerd.ledger.recount import false_receipts
@@ -57,7 +57,7 @@ async def until_true(url: str, accounts, *, limit_seconds: float = 15) -> None:
 async def brokerd(*words: str, url: str, programs: Path) -> str:
     """Run a command as an operator would; return what it printed."""
     environ = {
-        **unmeasured(os.environ),
+        **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
         "BROKERD_NODE_NAME": "node-1",
         "BROKERD_METAAPI__TOKENS__MAIN": DEFAULT_TOKEN,

@@ -126,7 +126,6 @@ def test_a_session_that_came_back_by_itself_needs_no_canary():
     assert [stage for _, stage in stages(incidents)] == [Stage.OPENED, Stage.RETURNING]
 
 
-@pytest.mark.repeats
 def test_a_thousand_links_are_back_in_half_a_minute():
     """The rate grows with the number; each asks for its moment once, and then it is its own."""
     incidents, links = fleet(one=1_000)

@@ -652,7 +652,6 @@ async def test_a_lowered_limit_sends_the_newest_away() -> None:
         assert not stage.links[AccountId(0)].is_drained
 
 
-@pytest.mark.repeats
 async def test_two_nodes_never_run_one_link_twice_nor_pass_their_limits() -> None:
     """An hour of links that come and go on two nodes over one database."""
     stage, random = Stage(), Random(7)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from certificates import make_certificate
-from daemon_process import unmeasured
 from provisioning_client import FAST, order_for
 
 from brokerd.sandbox.accounts import Mix, open_logins
@@ -76,7 +75,7 @@ async def running_sdk(folder: Path, **rules: object) -> AsyncIterator[Sdk]:
             stdout=asyncio.subprocess.PIPE,
             cwd=folder,
             env={
-                **unmeasured(os.environ),
+                **os.environ,
                 "METAAPI_TOKEN": sandbox.settings.token,
                 "METAAPI_DOMAIN": sandbox.domain,
                 "SSL_CERT_FILE": str(ca),

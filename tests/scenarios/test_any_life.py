@@ -31,7 +31,6 @@ from brokerd.sandbox.faults import FaultKind
 pytestmark = [
     pytest.mark.looptime(noop_cycles=0),
     pytest.mark.timeout(180),
-    pytest.mark.repeats,
 ]
 
 HINT_SECONDS = 4_000.0

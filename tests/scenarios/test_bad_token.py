@@ -93,7 +93,6 @@ async def two_users():
             task.cancel()
 
 
-@pytest.mark.repeats
 async def test_f18_a_revoked_token_blocks_its_links_with_one_probe_in_15_minutes():
     """Two hours: eight requests for all its links, each link told; the others trade on."""
     async with two_users() as (main, other):

@@ -330,7 +330,6 @@ async def test_a_killed_node_that_returns_takes_its_links_again():
         await settle(fleet, live=8)
 
 
-@pytest.mark.repeats
 async def test_no_more_sessions_than_slots_whatever_goes_wrong():
     """Under faults of every kind two nodes never hold more sessions than they have slots."""
     async with running_fleet(accounts=10, links=3) as fleet:
@@ -399,7 +398,6 @@ def mute(fleet):
     return lambda: fleet.faults.switch_off(FaultKind.MUTE)
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("fail", [disconnect_broker, mute])
 async def test_a_server_that_fails_is_one_incident_and_its_links_return_one_by_one(fail):
     """Five minutes of maintenance: one incident, and about five links a second come back."""

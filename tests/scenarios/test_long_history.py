@@ -48,7 +48,6 @@ async def test_a_long_history_closes_windows_as_it_goes():
         world.assert_exact()
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("way", ["kill", "drop", "steal"])
 async def test_an_interrupted_first_sync_goes_on_where_it_stopped(way):
     """What is closed is not pulled again, whether session, socket or node was lost."""

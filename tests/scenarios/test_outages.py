@@ -124,7 +124,6 @@ async def test_a_broken_session_is_dialled_again_at_once():
         world.assert_exact()
 
 
-@pytest.mark.repeats
 async def test_a_night_of_outage():
     """A service that is away for eight hours: few attempts, and back within one ceiling."""
     async with running_link() as world:
@@ -197,7 +196,6 @@ async def test_a_link_that_flaps_keeps_its_backoff():
         assert world.status.attempt == 6
 
 
-@pytest.mark.repeats
 async def test_a_broker_away_for_a_weekend_costs_no_restart():
     """While the terminal beats, a broker may stay away: one session, live when it is back."""
     hours = MarketHours(time_zone="UTC", open=("Thu 00:00-Mon 12:00",))  # the world starts then

@@ -240,7 +240,6 @@ async def test_a_quota_blocks_the_link_and_is_asked_about_for_free():
         assert world.attempts == (1, 1, 0)
 
 
-@pytest.mark.repeats
 async def test_budgets_refuse_before_they_are_overdrawn():
     """With one attempt a day the second password waits for tomorrow, and costs nothing today."""
     async with running_money(budgets={"link_attempts": 1}) as world:
@@ -293,7 +292,6 @@ async def test_a_live_link_whose_password_was_changed_is_found_out():
         await world.until_live(within=300)
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("minutes", [50, 600])
 async def test_a_broker_that_is_away_costs_one_restart_at_most(minutes: int):
     """An hour alone without its broker raises the doubt, once; less does not."""
@@ -456,7 +454,6 @@ async def _live_through(kill_at: int | None) -> MoneyWorld:
         return world
 
 
-@pytest.mark.repeats
 async def test_killed_at_any_step_nothing_is_bought_twice():
     """Before and after each call and each commit: one account, the deployments that were meant."""
     whole = await _live_through(None)

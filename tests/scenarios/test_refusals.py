@@ -202,7 +202,6 @@ async def test_an_account_that_vanished_is_looked_for_once_more():
         world.assert_exact()
 
 
-@pytest.mark.repeats
 async def test_refused_credentials_are_never_tried_again():
     """The broker's refusal costs money each time: only new credentials or a new spec lead on."""
     async with running_link() as world:

@@ -43,7 +43,6 @@ def assert_covered(world: World) -> None:
         assert window.receipt == receipt_of(inside)
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("hours", [1, 5, 12])
 async def test_lost_commits_are_pulled_again_on_the_same_session(hours):
     """However far back: no new session, no hole, every deal there again within a rolling pull."""

@@ -101,7 +101,6 @@ async def test_an_old_deal_is_removed_only_after_three_looks_at_its_window():
         assert_covered(world)
 
 
-@pytest.mark.repeats
 async def test_old_windows_become_months_and_each_is_looked_at_in_turn():
     """Nine quiet days end as a few windows, all of them verified again and again."""
     async with running_link(past=YEAR, settings=SETTINGS, status_seconds=BEAT_SECONDS) as world:

@@ -164,7 +164,6 @@ async def test_no_connection_is_lost_when_cancelled_in_a_busy_loop(
         assert await answer(database) == 1
 
 
-@pytest.mark.repeats
 async def test_no_cancellation_is_lost_in_the_wait_for_a_connection(database_url: str) -> None:
     """Whoever repeats itself for ever ends when cancelled once, at whatever moment."""
     random = Random(7)

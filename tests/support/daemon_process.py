@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,6 @@ server_credits_per_second = 0
 account_credits_per_ten_seconds = 0
 """
 """For a test that asks for more than MetaApi sells: the sandbox sells without end."""
-
-
-def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which coverage leaves a process alone: measured, it is slow."""
-    return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 
 
 def free_port() -> int:
@@ -95,7 +90,7 @@ key = {{env = "TEST_KEY"}}
         arguments = ("run", "--config", str(self._config()))
         path = self.folder / "daemon.log"
         environ = {
-            **unmeasured(os.environ),
+            **os.environ,
             "TEST_TOKEN": DEFAULT_TOKEN,
             "TEST_DATABASE_URL": self.database_url,
             "TEST_KEY": KEY,

@@ -274,7 +274,6 @@ class LossyPot(MemoryPot):
         self._pots, self._probes = shared._pots, shared._probes
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(6))
 async def test_the_fleet_never_spends_more_than_its_budget(seed):
     """Two nodes, uneven demand, a pot that each of them loses for a while, and that is flushed.

@@ -253,7 +253,6 @@ def refuse_main(status: int, message: str) -> Answer:
     return answer
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("status", "message", "kind", "cause"),
     [
