@@ -51,6 +51,7 @@ from brokerd.telemetry import Metrics
 
 ACCOUNTS, PROCESSES = range(2), range(2)
 ORIGIN = DAY
+METRICS = Metrics(CollectorRegistry())  # nobody reads them: one for all
 new_accounts = (AccountId(number) for number in itertools.count(1))
 new_incarnations = (Incarnation(number) for number in itertools.count(1))
 
@@ -103,7 +104,7 @@ class Process:
             ),
             clock=SystemClock(),
             random=random,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=METRICS,
         )
         self._task = asyncio.get_running_loop().create_task(self.writer.run())
 
@@ -469,9 +470,8 @@ async def opened(url: str | None) -> AsyncIterator[Rig | None]:
     if url is None:
         yield None
         return
-    metrics = Metrics(CollectorRegistry())
     async with open_database(
-        DatabaseSettings(url=Secret(url)), metrics=metrics, max_connections=4
+        DatabaseSettings(url=Secret(url)), metrics=METRICS, max_connections=4
     ) as database:
         yield PostgresRig(database)
 

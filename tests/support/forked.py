@@ -16,7 +16,10 @@ from pathlib import Path
 from brokerd.cli import main
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["brokerd.app.run"])
+_forks.set_forkserver_preload(
+    # the latter are imported when something is first asked of typer, Litestar and httpx
+    ["brokerd.cli", "brokerd.app.run", "pydantic", "litestar.plugins.pydantic", "httpcore"]
+)
 _PATIENCE_SECONDS = 50
 
 

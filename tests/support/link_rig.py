@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -36,7 +36,7 @@ class Rig:
     sandbox: Sandbox
     stream: Network
     rest: Network
-    database_url: str
+    database: psycopg.Connection
 
     @property
     def accounts(self) -> list[TruthAccount]:
@@ -123,8 +123,7 @@ class Rig:
         assert len(told) == len(set(told))
 
     def _rows(self, sql: str, *values: object) -> list[tuple]:
-        with closing(psycopg.connect(self.database_url)) as connection:
-            return connection.execute(sql, values).fetchall()
+        return self.database.execute(sql, values).fetchall()
 
 
 @asynccontextmanager
@@ -138,29 +137,30 @@ async def running_rig(
         deals_per_account_minute=deals_per_minute,
         stream=StreamSettings(status_seconds=1.0 if SUSPECT_SECONDS < 10 else 5.0),
     )
-    async with (
-        running_sandbox(settings) as sandbox,
-        network_to(sandbox.url) as stream,
-        network_to(sandbox.url) as rest,
-        running_daemon(
-            folder,
-            sandbox,
-            database_url,
-            sandbox_url=rest.url,
-            stream_url=stream.url,
-            extra=CONFIG,
-            **daemon_options,
-        ) as daemon,
-    ):
-        for region in regions:
-            mix = Mix(count=2, region=region, past=settings.past)
-            make_accounts(mix, broker=sandbox.broker, market=sandbox.market)
-        rig = Rig(daemon, sandbox, stream, rest, database_url)
-        for number, account in enumerate(rig.accounts):
-            await daemon.register(f"l-{number}", account)
-        await rig.until_live(since=0)
-        await asyncio.sleep(2.5 if SUSPECT_SECONDS < 10 else 12)
-        yield rig
+    with psycopg.connect(database_url, autocommit=True) as database:
+        async with (
+            running_sandbox(settings) as sandbox,
+            network_to(sandbox.url) as stream,
+            network_to(sandbox.url) as rest,
+            running_daemon(
+                folder,
+                sandbox,
+                database_url,
+                sandbox_url=rest.url,
+                stream_url=stream.url,
+                extra=CONFIG,
+                **daemon_options,
+            ) as daemon,
+        ):
+            for region in regions:
+                mix = Mix(count=2, region=region, past=settings.past)
+                make_accounts(mix, broker=sandbox.broker, market=sandbox.market)
+            rig = Rig(daemon, sandbox, stream, rest, database)
+            for number, account in enumerate(rig.accounts):
+                await daemon.register(f"l-{number}", account)
+            await rig.until_live(since=0)
+            await asyncio.sleep(2.5 if SUSPECT_SECONDS < 10 else 12)
+            yield rig
 
 
 def told(**figures: float) -> None:
