@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from brokerd.clock import Clock
 from brokerd.connector.ports import (
@@ -203,8 +204,12 @@ class SimulatedSession:
             return
 
 
+@lru_cache(maxsize=10_000)
 def domain_deal(deal: TruthDeal, *, server: TradeServer) -> Deal:
-    """Return the deal as a client reads it, without the detour over the wire's doubles."""
+    """Return the deal as a client reads it, without the detour over the wire's doubles.
+
+    A deal is a frozen value that pulls read again and again.
+    """
     return Deal(
         deal_id=deal.deal_id,
         type=deal.type,

@@ -180,7 +180,7 @@ async def test_a_token_that_is_replaced_is_tried_at_once():
         spec = world.state.accounts[world.account_id].spec
         world.change(metaapi=replace(spec.metaapi, token="other"))
         world.state.leases[world.account_id] = replace(world.lease, not_before=None)
-        await world.until_live(within=3)
+        await world.until_live(within=7)
         assert world.service.opened[-1].token == "other"
         assert world.status.observed_generation == 2
 
@@ -218,7 +218,7 @@ async def test_refused_credentials_are_never_tried_again():
         spec = world.state.accounts[world.account_id].spec
         world.change(metaapi=replace(spec.metaapi, token="other"))
         world.state.leases[world.account_id] = replace(world.lease, not_before=None)
-        await world.until_live(within=3)
+        await world.until_live(within=7)
         assert world.status.user_action is UserAction.NONE
 
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache, partial
 from itertools import pairwise
 from random import Random
 
@@ -322,7 +321,7 @@ class World:
         status_seconds: float = 10.0,
         calendar: Calendar | None = None,
         ahead_seconds: float = 0.0,
-        poll_seconds: float = 1.0,
+        poll_seconds: float = 5.0,
         seed: int = 1,
     ) -> None:
         self.clock = VirtualClock()
@@ -335,7 +334,6 @@ class World:
         self.market = Market(self.broker, random=Random(seed + 2))
         server = open_server(self.broker, ServerSpec(platform=platform))
         self.account = self.broker.add_account(AccountSpec(server=server))
-        self._read = cache(partial(domain_deal, server=server))  # a deal is a frozen value
         self.market.seed(self.account, past or Past(deals=40, days=20))
         self.service = WarpedMetaApi(
             self.broker,
@@ -553,7 +551,10 @@ class World:
     @property
     def truth(self) -> dict[DealId, Deal]:
         """Return all deals of the broker as we would read them."""
-        return {deal.deal_id: self._read(deal) for deal in self.account.deals()}
+        return {
+            deal.deal_id: domain_deal(deal, server=self.account.server)
+            for deal in self.account.deals()
+        }
 
     @property
     def ledger(self) -> dict[DealId, Deal]:
