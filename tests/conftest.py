@@ -16,7 +16,6 @@ import redis
 import structlog
 from fast_folder import fast_folder
 from hypothesis import HealthCheck, settings
-from psycopg import sql
 
 from brokerd.config.settings import Secret
 from brokerd.demo.engines import Engines, engines
@@ -100,26 +99,29 @@ def shared_engines() -> Iterator[Engines]:
         manager = engines(is_durable=False)
         running = loop.run_until_complete(manager.__aenter__())
         try:
-            _admin(running, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+            with _admin(running) as connection:
+                connection.execute(f"CREATE DATABASE {_TEMPLATE}")
             loop.run_until_complete(upgrade(Secret(running.postgres.url(_TEMPLATE))))
             yield running
         finally:
             loop.run_until_complete(manager.__aexit__(None, None, None))
 
 
+@pytest.fixture(scope="session")
+def database_admin(shared_engines: Engines) -> Iterator[psycopg.Connection]:
+    """Give a connection that makes and drops databases."""
+    with _admin(shared_engines) as connection:
+        yield connection
+
+
 @pytest.fixture
-def database_url(shared_engines: Engines) -> Iterator[str]:
+def database_url(shared_engines: Engines, database_admin: psycopg.Connection) -> Iterator[str]:
     """Give the libpq URI of a fresh, migrated database, and drop it afterwards."""
     name = f"test_{next(_numbers)}"
-    _admin(
-        shared_engines,
-        # without fsync, copying files is half the work of logging each page
-        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-            sql.Identifier(name), sql.Identifier(_TEMPLATE)
-        ),
-    )
+    # without fsync, copying files is half the work of logging each page
+    database_admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
     yield shared_engines.postgres.url(name)
-    _admin(shared_engines, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    database_admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -147,6 +149,5 @@ def _is_e2e(item: pytest.Item) -> bool:
     return "e2e" in item.path.parts
 
 
-def _admin(running: Engines, statement: sql.Composed) -> None:
-    with closing(psycopg.connect(running.postgres.url("postgres"), autocommit=True)) as connection:
-        connection.execute(statement)
+def _admin(running: Engines) -> psycopg.Connection:
+    return psycopg.connect(running.postgres.url("postgres"), autocommit=True)

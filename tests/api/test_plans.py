@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from large_ledger import LargeLedger
@@ -22,7 +21,6 @@ from brokerd.api.postgres_totals import PostgresTotalsReader
 from brokerd.api.query import PAGE_DEALS
 from brokerd.clock import SystemClock
 from brokerd.config.settings import DatabaseSettings, QueueSettings, Secret
-from brokerd.demo.engines import Engines
 from brokerd.domain import AccountId, DealId, LinkId, UserId
 from brokerd.store.engine import Database, open_database
 from brokerd.telemetry import Metrics
@@ -116,15 +114,10 @@ def cases() -> Iterator[tuple[str, Case]]:
 
 
 @pytest.fixture
-def million_url(shared_engines: Engines) -> Iterator[str]:
+def million_url(database_url: str) -> str:
     """Give a database with a million deals."""
-    admin = shared_engines.postgres.url("postgres")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE million TEMPLATE template_brokerd")
-    LargeLedger(deals=1_000_000).load(shared_engines.postgres.url("million"))
-    yield shared_engines.postgres.url("million")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute("DROP DATABASE million WITH (FORCE)")
+    LargeLedger(deals=1_000_000).load(database_url)
+    return database_url
 
 
 async def plans(database, ask):

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from random import Random
 
 import httpx
 import pytest
+from forked import ForkedProcess
 from rich.console import Console
 
 from brokerd.clock import SystemClock
@@ -39,29 +39,55 @@ NOTHING_WRONG = {
 }
 
 
+class Demo(ForkedProcess):
+    """A demo that runs, and what it says."""
+
+    def __init__(self, logs: Path, *arguments: str, folder: Path) -> None:
+        self._output, self._errors = logs / "output", logs / "errors"
+        self._errors.touch()
+        super().__init__(
+            *("demo", *arguments),
+            output=self._output,
+            errors=self._errors,
+            environ={**os.environ, "TMPDIR": str(folder)},
+        )
+
+    @property
+    def output(self) -> str:
+        """Return its report."""
+        return self._output.read_text()
+
+    @property
+    def errors(self) -> str:
+        """Return everything else that it said."""
+        return self._errors.read_text()
+
+    async def until_said(self, word: str) -> None:
+        """Wait until the word comes."""
+        async with asyncio.timeout(60):
+            while word not in self.errors:
+                assert self.returncode is None, "the demo ended before"
+                await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
-async def started_demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started_demo(folder: Path, *arguments: str) -> AsyncIterator[Demo]:
     """Start a demo whose folders lie in `folder`; it is killed if the block leaves it running."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "brokerd", "demo", *arguments),
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    with tempfile.TemporaryDirectory() as logs:
+        demo = await asyncio.to_thread(Demo, Path(logs), *arguments, folder=folder)
+        try:
+            yield demo
+        finally:
+            if demo.returncode is None:
+                demo.kill()
+                await demo.wait()
 
 
 async def played_demo(folder: Path, *arguments: str) -> dict:
     """Run a demo to its end; return its report, which must be clean."""
-    async with started_demo(folder, *arguments, "--json") as process:
-        output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode() + output.decode()
-    return json.loads(output)
+    async with started_demo(folder, *arguments, "--json") as demo:
+        assert await demo.wait() == 0, demo.errors + demo.output
+        return json.loads(demo.output)
 
 
 def survivors(folder: Path) -> list[str]:
@@ -101,13 +127,6 @@ async def until_nothing_is_left(folder: Path) -> None:
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise AssertionError(survivors(folder)) from None
-
-
-async def until_said(process: asyncio.subprocess.Process, word: bytes) -> None:
-    """Read what a demo says until the word comes."""
-    async with asyncio.timeout(60):
-        while word not in (line := await process.stderr.readline()):
-            assert line, "the demo ended before"
 
 
 async def test_two_demos_from_nothing_to_proven_ledgers(folder: Path) -> None:
@@ -174,12 +193,11 @@ async def test_a_session_lost_with_postgres_is_counted() -> None:
 
 async def test_an_interrupt_ends_the_run_in_order(folder: Path) -> None:
     """Ctrl-C is how a demo without an end is ended: it settles and reports."""
-    async with started_demo(folder, "--accounts", "3", "--json") as process:
-        await until_said(process, b"live 3")
-        process.send_signal(signal.SIGINT)
-        output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert json.loads(output)["balance_proven"] == 3
+    async with started_demo(folder, "--accounts", "3", "--json") as demo:
+        await demo.until_said("live 3")
+        demo.send_signal(signal.SIGINT)
+        assert await demo.wait() == 0, demo.errors
+        assert json.loads(demo.output)["balance_proven"] == 3
     assert left_in(folder) == []
 
 
@@ -188,24 +206,24 @@ async def test_an_interrupt_while_it_starts_ends_it_at_once(
     folder: Path, delay_seconds: float
 ) -> None:
     """Engines half up, schema half made: everything goes."""
-    async with started_demo(folder, "--accounts", "3") as process:
-        await until_said(process, b"starting")
+    async with started_demo(folder, "--accounts", "3") as demo:
+        await demo.until_said("starting")
         await asyncio.sleep(delay_seconds - 0.6)
-        process.send_signal(signal.SIGTERM)
-        output, _ = await process.communicate()
-    assert process.returncode in {0, 130}, "0 when it was quicker than the signal"
-    assert bool(output) is (process.returncode == 0)
+        demo.send_signal(signal.SIGTERM)
+        code = await demo.wait()
+        assert code in {0, 130}, "0 when it was quicker than the signal"
+        assert bool(demo.output) is (code == 0)
     assert left_in(folder) == []
     assert survivors(folder) == []
 
 
 async def test_a_killed_demo_leaves_nothing_running(folder: Path) -> None:
     """SIGKILL while all is up: daemon, sandbox and engines die with it; the next run sweeps."""
-    async with started_demo(folder, "--accounts", "3") as process:
-        await until_said(process, b"live 3")
+    async with started_demo(folder, "--accounts", "3") as demo:
+        await demo.until_said("live 3")
         assert len(survivors(folder)) > 3
-        process.kill()
-        await process.wait()
+        demo.kill()
+        await demo.wait()
     await until_nothing_is_left(folder)
     await played_demo(folder, "--accounts", "1", "--seconds", "1")
     assert left_in(folder) == []

@@ -97,7 +97,9 @@ key = {{env = "TEST_KEY"}}
             **self.environ,
         }
         if self.program is None:
-            return await asyncio.to_thread(ForkedProcess, *arguments, log=path, environ=environ)
+            return await asyncio.to_thread(
+                ForkedProcess, *arguments, output=path, errors=path, environ=environ
+            )
         with path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, str(self.program), *arguments),

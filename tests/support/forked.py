@@ -18,7 +18,10 @@ from brokerd.cli import main
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
     # the latter are imported when something is first asked of typer, Litestar and httpx
-    ["brokerd.cli", "brokerd.app.run", "pydantic", "litestar.plugins.pydantic", "httpcore"]
+    [
+        *("brokerd.cli", "brokerd.app.run", "brokerd.demo.run"),
+        *("pydantic", "litestar.plugins.pydantic", "httpcore"),
+    ]
 )
 _PATIENCE_SECONDS = 50
 
@@ -42,10 +45,12 @@ def brokerd(*arguments: str, environ: Mapping[str, str]) -> subprocess.Completed
 
 
 class ForkedProcess:
-    """One run of the command line, to be used like `asyncio.subprocess.Process`; `log` gets all."""
+    """One run of the command line, to be used like `asyncio.subprocess.Process`."""
 
-    def __init__(self, *arguments: str, log: Path, environ: Mapping[str, str]) -> None:
-        self._process = _forks.Process(target=_run, args=(arguments, log, log, dict(environ)))
+    def __init__(
+        self, *arguments: str, output: Path, errors: Path, environ: Mapping[str, str]
+    ) -> None:
+        self._process = _forks.Process(target=_run, args=(arguments, output, errors, dict(environ)))
         self._process.start()
         self.pid = self._process.pid
 
