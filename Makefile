@@ -14,9 +14,8 @@ COMPILED := $(VENV)/.compiled
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps
 # Where shells forbid keeping bytecode, each of hundreds of processes would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
-# more than cores: many tests wait for a process, a socket or a heartbeat; with six, two cores may be
-# so busy that the demo's pulls overtake its stream
-WORKERS ?= 6
+# more than cores: many tests wait for a process, a socket or a heartbeat
+WORKERS ?= 7
 SHARED = -n $(WORKERS) --maxschedchunk=1
 ARGS ?=
 

@@ -65,19 +65,19 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the tests that wait for processes among those that compute: no core idles.
+    """Spread the tests of whole nodes among the others, which compute while those wait.
 
-    Otherwise they are mixed at random, the same in every worker; none that may take long is last.
+    Those are mixed at random, the same in every worker; none that may take long is last.
     """
     Random(0).shuffle(items)
-    waiting = [item for item in items if _is_e2e(item)]
-    computing = [item for item in items if not _is_e2e(item)]
-    between = len(computing) * 7 // 8 // len(waiting) if waiting else 0
+    nodes = [item for item in items if _is_of_nodes(item)]
+    others = [item for item in items if not _is_of_nodes(item)]
+    between = len(others) * 3 // 4 // len(nodes) if nodes else 0
     items.clear()
-    for item in waiting:
-        items += [item, *computing[:between]]
-        del computing[:between]
-    items += computing
+    for node in nodes:
+        items += [node, *others[:between]]
+        del others[:between]
+    items += others
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,7 +145,7 @@ async def valkey() -> AsyncIterator[Valkey]:
         await folder.remove()
 
 
-def _is_e2e(item: pytest.Item) -> bool:
+def _is_of_nodes(item: pytest.Item) -> bool:
     return "e2e" in item.path.parts
 
 
