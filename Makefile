@@ -31,7 +31,7 @@ demo: $(READY)
 test: $(COMPILED)
 	$(BIN)/python -m pytest $(or $(ARGS),-q $(SHARED))
 
-# Measuring takes as long again, and whole nodes, processes of their own, add nothing to it.
+# Measuring is slow. Whole nodes are processes of their own; scenarios run what other tests run.
 coverage: $(COMPILED)
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -q $(SHARED) -m 'not e2e' --ignore=tests/scenarios

@@ -173,14 +173,14 @@ async def test_a_deal_that_cannot_be_stored_blocks_with_its_reason():
 
 async def test_a_token_that_is_replaced_is_tried_at_once():
     """The client's correction frees a blocked link: the next claim uses it."""
-    async with running_link() as world:
+    async with running_link(poll_seconds=1.0) as world:
         world.service.refusal = Unauthorized("revoked")
         await world.until_phase(Phase.BLOCKED)
         world.service.refusal = None
         spec = world.state.accounts[world.account_id].spec
         world.change(metaapi=replace(spec.metaapi, token="other"))
         world.state.leases[world.account_id] = replace(world.lease, not_before=None)
-        await world.until_live(within=7)
+        await world.until_live(within=3)
         assert world.service.opened[-1].token == "other"
         assert world.status.observed_generation == 2
 
@@ -204,7 +204,7 @@ async def test_an_account_that_vanished_is_looked_for_once_more():
 
 async def test_refused_credentials_are_never_tried_again():
     """The broker's refusal costs money each time: only new credentials or a new spec lead on."""
-    async with running_link() as world:
+    async with running_link(poll_seconds=1.0) as world:
         world.service.refusal = AuthFailed("E_AUTH")
         await world.until_phase(Phase.AUTH_FAILED)
         assert world.status.reason == "AuthFailed"
@@ -218,7 +218,7 @@ async def test_refused_credentials_are_never_tried_again():
         spec = world.state.accounts[world.account_id].spec
         world.change(metaapi=replace(spec.metaapi, token="other"))
         world.state.leases[world.account_id] = replace(world.lease, not_before=None)
-        await world.until_live(within=7)
+        await world.until_live(within=3)
         assert world.status.user_action is UserAction.NONE
 
 
