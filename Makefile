@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-
 # Where shells forbid keeping bytecode, each of hundreds of processes would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
 # more than cores: many tests wait for a process, a socket or a heartbeat
-WORKERS ?= 7
+WORKERS ?= 6
 SHARED = -n $(WORKERS) --maxschedchunk=1
 ARGS ?=
 
