@@ -6,6 +6,7 @@ would. An act that books several deals is followed by as many gaps, which keeps 
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime, timedelta
 from random import Random
 
@@ -110,13 +111,11 @@ class Market:
         return self._random.choice(self._order)
 
     async def _wait(self, seconds: float) -> bool:
-        """Sleep; say whether rate or rest changed meanwhile."""
-        try:
+        """Sleep; say whether rate or rest changed meanwhile, if only in the last moment."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        return self._changed.is_set()
 
     def _past_times(self, past: Past, *, now: datetime) -> list[datetime]:
         span = timedelta(days=past.days)

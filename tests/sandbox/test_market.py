@@ -1,6 +1,7 @@
 """The market: pasts as ordered, trades that add up, the chosen rate, and rest."""
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -215,6 +216,22 @@ async def test_a_frozen_market_rests_until_it_is_resumed() -> None:
         market.resume()
         await asyncio.sleep(60)
         assert 60 <= deal_count(broker) - before <= 150
+
+
+async def test_a_freeze_in_the_moment_of_a_deal_stops_it() -> None:
+    """A loop that is late finds both due at once: the deal, and after it the freeze."""
+    booked: list[int] = []
+    async with running_market(1, rate=6_000.0) as (market, broker):
+
+        def freeze() -> None:
+            market.freeze()
+            booked.append(deal_count(broker))
+
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop().call_later(0.05, freeze)
+        time.sleep(0.1)  # noqa: ASYNC251  # the loop is late
+        await asyncio.sleep(0.1)
+        assert booked == [deal_count(broker)]
 
 
 @pytest.mark.looptime
