@@ -208,7 +208,7 @@ class SimulatedSession:
 def domain_deal(deal: TruthDeal, *, server: TradeServer) -> Deal:
     """Return the deal as a client reads it, without the detour over the wire's doubles.
 
-    A deal is a frozen value that pulls read again and again.
+    Kept, for pulls read a deal again and again: it is frozen, and no server changes its zone.
     """
     return Deal(
         deal_id=deal.deal_id,
