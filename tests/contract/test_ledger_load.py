@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
-import pytest
 import sqlalchemy as sa
 from ledger_rig import PostgresRig, deal
 from prometheus_client import CollectorRegistry
@@ -151,7 +150,6 @@ async def burst(load: Load, fence: Fence, deals: Sequence[Deal], *, seconds: flo
         sent = arrived
 
 
-@pytest.mark.timeout(120)
 async def test_one_links_burst_leaves_the_others_their_place(database_url: str) -> None:
     """Ten thousand deals in a second: the others' next deal is in the next batch all the same."""
     async with loaded(database_url) as load:

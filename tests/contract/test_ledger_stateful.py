@@ -476,11 +476,13 @@ async def opened(url: str | None) -> AsyncIterator[Rig | None]:
         yield PostgresRig(database)
 
 
+# in rounds, each short enough for the time limit of a test where a machine is slow
+@pytest.mark.parametrize("_round", range(5))
 @pytest.mark.parametrize(
-    ("kind", "examples"), [pytest.param(k, n, id=k) for k, n in (("memory", 100), ("postgres", 30))]
+    ("kind", "examples"), [pytest.param(k, n, id=k) for k, n in (("memory", 20), ("postgres", 6))]
 )
 def test_any_interleaving_ends_in_the_truth(
-    request: pytest.FixtureRequest, kind: str, examples: int
+    request: pytest.FixtureRequest, kind: str, examples: int, _round: int
 ) -> None:
     """Receive, double, reorder, amend, remove, crash, take over, pause: ledger = truth, once."""
     url = None if kind == "memory" else request.getfixturevalue("database_url")
@@ -493,6 +495,7 @@ def test_any_interleaving_ends_in_the_truth(
                 settings=settings(
                     max_examples=examples,
                     stateful_step_count=50,
+                    derandomize=False,  # where CI is set, all rounds would be the same
                     suppress_health_check=list(HealthCheck),
                 ),
             )

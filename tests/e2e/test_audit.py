@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, closing
 
 import httpx
 import psycopg
-import pytest
 from daemon_process import KEY, running_daemon
 from forked import brokerd
 
@@ -45,7 +44,6 @@ def tamper(url):
         return changed.fetchone()[0]
 
 
-@pytest.mark.timeout(120)
 async def test_an_operator_audits_at_night(tmp_path, database_url):
     """All live links; a slipped deal is found; another node answers; a mismatch is exit code 1."""
     async with AsyncExitStack() as stack:

@@ -11,7 +11,7 @@ from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.limits import CreditLimits, Window
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 TOKEN = "header.planted-secret-payload.signature"
 CHECKS = [
     "token", "discovery", "regions", "quotas", "clock", "account", "account information",

@@ -6,7 +6,6 @@ from contextlib import closing
 
 import httpx
 import psycopg
-import pytest
 from daemon_process import running_daemon
 
 from brokerd.sandbox.server import SandboxSettings, running_sandbox
@@ -49,7 +48,6 @@ async def place(control, account, **deal):
     return answer.json()["deal_id"]
 
 
-@pytest.mark.timeout(90)
 async def test_poison_deals_stand_aside_and_leave_once_mended(tmp_path, database_url):
     """Streamed and pulled: the link stays live, neighbours commit, mending heals."""
     async with (

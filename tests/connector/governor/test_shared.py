@@ -4,7 +4,6 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-import pytest
 from governing import LIMITLESS, fleet_of, new_governor
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -61,7 +60,6 @@ def most_in_a_span(sent):
     return max(sum(20 for at, _ in sent if begin <= at < begin + SPAN) for begin, _ in sent)
 
 
-@pytest.mark.timeout(120)
 async def test_f55_losing_valkey_never_spends_more_and_only_makes_slower(valkey):
     """There, killed, back empty: never above the budget; with it, the busy node gets the pot too.
 
