@@ -1,6 +1,6 @@
 """Every benchmark of this folder, one after the other, each in a process of its own.
 
-make bench                          # all; about ten minutes
+make bench                          # all; about twenty minutes
 make bench ARGS="ledger_write"      # the named ones
 """
 

@@ -14,8 +14,9 @@ import sys
 
 import stream_rig as rig
 
-AIMS = {"sync_cpu_ms": 0.3, "resync_cpu_ms": 0.7, "deal_cpu_ms": 0.3, "link_kb": 0.5}
-BY_HASH_AIM = 0.03
+# to the SDK by hash; the first sync holds the canary's lesson, one for any number of links
+AIMS = {"sync_cpu_ms": 0.4, "resync_cpu_ms": 0.7, "deal_cpu_ms": 0.3, "link_kb": 0.5}
+SENT_AIMS = {"sync_cpu_ms": 0.12, "resync_cpu_ms": 0.03}  # to the SDK that is sent everything
 RATE = 30.0  # deals per account and minute; the plain SDK needs a third of a core for 50 accounts
 
 
@@ -45,9 +46,11 @@ def compare(accounts: int) -> bool:
         print(f"  {name:18}" + "".join(f"{value:13.2f}" for value in row), end="")
         print(f"{ratio:8.3f}   {aim or ''}")
         is_met = is_met and (aim is None or ratio <= aim)
-    by_hash = ours.resync_cpu_ms / sent.resync_cpu_ms
-    print(f"  ours by hash to the SDK's default{'':39}{by_hash:8.3f}   {BY_HASH_AIM}")
-    return is_met and by_hash <= BY_HASH_AIM
+    for name, aim in SENT_AIMS.items():
+        ratio = getattr(ours, name) / getattr(sent, name)
+        print(f"  {f'{name}, ours to plain, sent':70}{ratio:8.3f}   {aim}")
+        is_met = is_met and ratio <= aim
+    return is_met
 
 
 if __name__ == "__main__":
