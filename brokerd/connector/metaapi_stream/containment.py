@@ -60,6 +60,7 @@ def contain_client(api: MetaApi, *, parts: ClientParts, calls: Calls, hooks: Cli
     sockets.pace_socket_opens(ws, hooks.prepare_socket)
     sockets.open_sockets_one_by_one(ws, calls)
     subscriptions.subscribe_only(ws, hooks.is_subscribed)
+    subscriptions.keep_other_subscriptions(ws)
     subscriptions.unsubscribe_briefly(ws)
     subscriptions.tell_refusals(ws, hooks.refuse)
     subscriptions.tell_subscription_limit(ws, hooks.tell_limit)

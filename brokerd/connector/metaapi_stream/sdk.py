@@ -95,6 +95,7 @@ NAMES: Mapping[type, tuple[str, ...]] = {
         "cancel_account",
         "cancel_subscribe",
         "is_subscription_active",
+        "on_reconnected",
         "refresh_account",
         "schedule_subscribe",
         "unsubscribe",

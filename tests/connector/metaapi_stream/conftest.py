@@ -213,7 +213,13 @@ class Sdk:
             await connection.close()
 
     def connection(
-        self, kind: str, url: str, account_id: str, *, reliability: str = "regular"
+        self,
+        kind: str,
+        url: str,
+        account_id: str,
+        *,
+        reliability: str = "regular",
+        region: str = REGION,
     ) -> Any:
         """Make a connection; of the plain SDK with its own memory, of ours with our listener."""
         if kind == "contained":
@@ -224,13 +230,15 @@ class Sdk:
                 clock=self._ports.clock,
             )
             return self._contained[url].connection(
-                account_of(account_id, reliability=reliability), region=REGION, listener=listener
+                account_of(account_id, reliability=reliability, region=region),
+                region=region,
+                listener=listener,
             )
         of = self._plain[url].metatrader_account_api
         account = MetatraderAccount(
             {
                 "_id": account_id,
-                "region": REGION,
+                "region": region,
                 "reliability": reliability,
                 "state": "DEPLOYED",
                 "server": "Sandbox-Demo",

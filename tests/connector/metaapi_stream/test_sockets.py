@@ -12,6 +12,7 @@ from stream_accounts import REGION
 
 from brokerd.connector.ports import Connected, DealSeen, Disconnected, Synchronized
 from brokerd.errors import Unauthorized
+from brokerd.sandbox.faults import Fault, FaultKind
 from brokerd.sandbox.server import Sandbox, SandboxSettings, running_sandbox
 from brokerd.sandbox.stream import StreamSettings
 
@@ -251,6 +252,45 @@ async def test_a18_the_links_of_a_socket_whose_read_loop_died_hear_of_it(streami
         await watched.until(lambda: len(watched.of(Synchronized)) == 2, seconds=15)
         assert {deal.deal_id for deal in account.deals()[-1:]} <= watched.deal_ids()
         assert not beside.of(Disconnected)
+
+
+@pytest.mark.parametrize(("kind", "goes_on"), [("plain", False), ("contained", True)])
+async def test_a19_a_socket_that_is_open_again_leaves_other_regions_alone(
+    sdk: Any, *, kind: str, goes_on: bool
+) -> None:
+    """The plain SDK ends a subscription that another region's server has not answered yet."""
+    async with running_sandbox(QUIET) as sandbox, httpx.AsyncClient() as http:
+        here, there = (sandbox.add_account().metaapi_id for _ in range(2))
+        sandbox.faults.switch_on(Fault(kind=FaultKind.MUTE, account_ids=frozenset({there})))
+        manager = sdk.api(kind, sandbox.url)._metaapi_websocket_client._subscription_manager
+        connection = sdk.connection(kind, sandbox.url, here)
+        await connection.connect()
+        await connection.wait_synchronized({"timeoutInSeconds": 10})
+        await sdk.connection(kind, sandbox.url, there, region="london").connect()
+        async with asyncio.timeout(20):
+            while not sandbox.stream.registry.of_account(there):
+                await settle()
+            await http.post(f"{sandbox.url}/control/sockets/drop", json={"account_ids": [here]})
+            while not manager._awaiting_resubscribe:
+                await settle()
+        await settle()
+        assert manager.is_account_subscribing(there, 0) is goes_on
+
+
+@pytest.mark.parametrize(("kind", "goes_on"), [("plain", False), ("contained", True)])
+async def test_a19_only_what_was_under_way_on_the_socket_begins_anew(
+    sdk: Any, *, kind: str, goes_on: bool
+) -> None:
+    """Sockets of the same number: of an account's other instance, and of another region."""
+    ws = sdk.api(kind)._metaapi_websocket_client
+    manager = ws._subscription_manager
+    for number in (0, 1):
+        ws._socket_instances_by_accounts[number] = {"here": 0, "there": 0}
+    for name in ("here:0", "here:1", "there:0"):
+        manager._subscriptions[name] = {"shouldRetry": True, "future": None, "task": None}
+    manager.on_reconnected(0, 0, ["here"])
+    tries = {name: each["shouldRetry"] for name, each in manager._subscriptions.items()}
+    assert tries == {"here:0": False, "here:1": goes_on, "there:0": goes_on}
 
 
 @pytest.mark.parametrize("kind", KINDS)

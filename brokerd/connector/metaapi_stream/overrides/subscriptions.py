@@ -31,6 +31,28 @@ def subscribe_only(ws: MetaApiWebsocketClient, is_served: Callable[[str, int], b
     replace(manager, "schedule_subscribe", schedule_subscribe)
 
 
+def keep_other_subscriptions(ws: MetaApiWebsocketClient) -> None:
+    """A19: a socket that is open again ends only those subscriptions that were under way on it.
+
+    The SDK tells sockets by a number, with which each region and instance begins anew: it also ends
+    what is under way on the others of that number. Nobody takes that up before an account that
+    was heard once has been silent for a minute.
+    """
+    manager = ws._subscription_manager
+    resubscribe: Callable[[int, int, list[str]], object] = manager.on_reconnected
+
+    def on_reconnected(instance_number: int, index: int, account_ids: list[str]) -> None:
+        own = {f"{account_id}:{instance_number}" for account_id in account_ids}
+        everyones = manager._subscriptions
+        manager._subscriptions = {name: each for name, each in everyones.items() if name in own}
+        try:
+            resubscribe(instance_number, index, account_ids)  # waits for nothing
+        finally:
+            manager._subscriptions = everyones
+
+    replace(manager, "on_reconnected", on_reconnected)
+
+
 def unsubscribe_briefly(ws: MetaApiWebsocketClient) -> None:
     """B4, B5: leaving takes seconds when the server is mute, and opens no socket to say farewell.
 
