@@ -86,7 +86,7 @@ def truth_of(sandbox: Sandbox) -> set[tuple]:
     }
 
 
-async def until_true(url: str, sandbox: Sandbox, *, limit_seconds: float = 20) -> float:
+async def until_true(url: str, sandbox: Sandbox, *, limit_seconds: float = 60) -> float:
     """Wait until the ledger is the broker's truth; return after how many seconds."""
     for tenths in range(int(limit_seconds * 10)):
         if set(ask(url, _LEDGER)) == truth_of(sandbox):
